@@ -1,0 +1,397 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tributary/comm/wire"
+	"tributary/ledger"
+)
+
+func (s *Session) recv(m *wire.Message) {
+	switch m.Kind {
+	case wire.Welcome:
+		s.welcome(m)
+		return
+	case wire.News:
+		s.news(m)
+		return
+	}
+	// Everything else comes from the owner of a shard in the present timeline.
+	if s.plan == nil || s.inc == 0 || int(m.Shard) >= len(s.ranges) {
+		return
+	}
+	if m.Timeline > s.led.Timeline || m.Kind == wire.Ack && m.Seq > s.led.N {
+		s.askNews()
+	}
+	if m.Timeline != s.led.Timeline || int(m.Shard) >= len(s.led.Epochs) || m.Epoch != s.led.Epochs[m.Shard] {
+		return
+	}
+	s.heard[m.Shard] = s.now
+	switch m.Kind {
+	case wire.Ack:
+		s.acked(m)
+	case wire.Params:
+		s.params(m)
+	case wire.Waiting:
+		s.waiting(m)
+	case wire.Here:
+		s.here(m)
+	case wire.AskState:
+		for _, c := range s.flight {
+			if c.Rank == int(m.Rank) && c.Step+1 == m.Step {
+				s.sendState(c)
+			}
+		}
+	}
+}
+
+// welcome takes the answer to a join: an incarnation and the job, or a refusal.
+func (s *Session) welcome(m *wire.Message) {
+	if m.Worker != s.cfg.Worker || m.Seq != s.cfg.Nonce {
+		return
+	}
+	switch m.Code {
+	case wire.OK:
+	case wire.ErrStaleInc:
+		s.inc, s.joinAt = 0, 0 // the coordinator does not know us (any more)
+		return
+	case wire.ErrNameInUse:
+		if s.inc != 0 || s.plan != nil {
+			s.err = ErrReplaced
+		}
+		s.waitText = m.Text
+		return
+	default:
+		s.err = m.Err()
+		return
+	}
+	if s.inc == m.Incarnation {
+		return
+	}
+	if s.plan == nil {
+		if err := s.open(m.Tail); err != nil {
+			s.err = fmt.Errorf("job %q: %w", s.cfg.Job, err)
+			return
+		}
+	}
+	s.inc, s.waitText = m.Incarnation, ""
+	s.takeView()
+	if m.Lo > s.led.N {
+		s.newsAt = 0
+		s.askNews()
+	}
+}
+
+func (s *Session) askNews() {
+	if s.newsAt != 0 && s.now-s.newsAt < s.cfg.Retry/2 {
+		return
+	}
+	s.newsAt = s.now
+	h := s.header(wire.AskNews)
+	h.Seq = s.led.N + 1
+	s.toCoord(h, nil)
+}
+
+func (s *Session) news(m *wire.Message) {
+	if len(m.Tail) == 0 {
+		if m.Seq > s.led.N {
+			s.askNews()
+		}
+		return
+	}
+	d, err := ledger.Decode(m.Tail)
+	if err != nil {
+		return
+	}
+	if !s.led.Apply(d) {
+		if d.N > s.led.N {
+			s.askNews()
+		}
+		return
+	}
+	switch d.Kind {
+	case ledger.Begin:
+		if d.Timeline > 1 {
+			s.rewound, s.rewoundTo = true, d.Step
+			s.stats.Rewinds++
+		}
+		s.restart()
+	case ledger.View:
+		s.takeView()
+	case ledger.Stop:
+		s.flight = slices.DeleteFunc(s.flight, func(c *contribution) bool { return c.Step >= d.Step })
+	}
+}
+
+// restart forgets everything of the past timeline.
+func (s *Session) restart() {
+	s.flight = nil
+	for i := range s.vers {
+		v := &s.vers[i]
+		v.used = false
+	}
+	clear(s.ranks)
+	s.seq++
+	s.lastPush = s.seq
+	s.takeView()
+}
+
+// takeView makes the ranks served those of the view.
+func (s *Session) takeView() {
+	if s.plan == nil || s.inc == 0 {
+		return
+	}
+	me := ledger.Member{Worker: s.cfg.Worker, Incarnation: s.inc}
+	for rank := range s.plan.Ranks {
+		m, ok := s.led.Member(rank)
+		mine := ok && m == me && s.led.In(rank)
+		switch _, have := s.ranks[rank]; {
+		case mine && !have:
+			s.ranks[rank] = &rankState{rank: rank}
+		case !mine && have:
+			delete(s.ranks, rank)
+			kept := s.flight[:0]
+			for _, c := range s.flight {
+				if c.Rank != rank {
+					kept = append(kept, c)
+				}
+			}
+			s.flight = kept
+		}
+	}
+}
+
+func (s *Session) acked(m *wire.Message) {
+	switch m.Code {
+	case wire.OK:
+	case wire.ErrGone:
+		// The version we hoped for is no longer held: find out where we stand.
+		for _, r := range s.ranks {
+			r.known = false
+		}
+		for i := range s.vers {
+			if v := &s.vers[i]; v.left > 0 {
+				v.used = false
+			}
+		}
+		return
+	case wire.ErrStaleView, wire.ErrNotInView, wire.ErrStaleInc, wire.ErrStaleTimeline, wire.ErrStaleEpoch, wire.ErrReadOnly, wire.ErrHalted:
+		s.askNews()
+		return
+	case wire.ErrNotFinite, wire.ErrBadShape, wire.ErrBadEncoding, wire.ErrTooLarge:
+		s.err = fmt.Errorf("shard %d refused rank %d, step %d: %w", m.Shard, m.Rank, m.Step, m.Err())
+		return
+	default:
+		return // the repair timer tries again
+	}
+	for _, c := range s.flight {
+		if c.Rank == int(m.Rank) && c.Step == m.Step && int(m.Chunk) < len(c.state) {
+			to := done
+			if m.Level == wire.LevelStaged {
+				to = safe
+			}
+			s.mark(c, int(m.Chunk), to)
+			return
+		}
+	}
+}
+
+// mark records how far a pushed chunk got. The roles of a chunk travel
+// together, so the first answer for one of them speaks for all only when the
+// rule has a single role; with several, the repair timer settles the rest.
+func (s *Session) mark(c *contribution, chunk int, to chunkState) {
+	k := s.shardOf(chunk)
+	was := c.state[chunk]
+	if was >= to {
+		return
+	}
+	if was == inFlight {
+		c.out[k]--
+	}
+	c.state[chunk] = to
+	c.since, c.wait = s.now, s.cfg.Retry
+	if to == done {
+		c.left--
+	}
+}
+
+func (s *Session) shardOf(chunk int) int {
+	n, k := len(s.ranges), 0
+	k = min(n-1, chunk*n/max(1, s.ranges[n-1].Hi))
+	for chunk < s.ranges[k].Lo {
+		k--
+	}
+	for chunk >= s.ranges[k].Hi {
+		k++
+	}
+	return k
+}
+
+// params takes one chunk of parameters into the buffer of its version.
+func (s *Session) params(m *wire.Message) {
+	ci := int(m.Chunk)
+	if ci >= s.plan.Layout.Chunks() || ci < s.ranges[m.Shard].Lo || ci >= s.ranges[m.Shard].Hi {
+		return
+	}
+	r := s.plan.Layout.Chunk(ci)
+	if int(m.Count) != r.Len() || len(m.Tail) != 4*r.Len() || wire.Checksum(m.Tail) != m.CRC {
+		return
+	}
+	if !s.async() {
+		for _, c := range s.flight {
+			if c.Step < m.Step {
+				s.mark(c, ci, done) // version m.Step contains it
+			}
+		}
+	}
+	v := s.buffer(m)
+	if v == nil || v.got[ci] {
+		return
+	}
+	wire.CopyFloat32s(v.data[r.Lo:r.Hi], m.Tail)
+	v.got[ci], v.asked[ci] = true, false
+	v.left--
+	v.since, v.wait = s.now, s.cfg.Retry
+	s.stats.BytesIn += uint64(len(m.Tail))
+	if v.left == 0 {
+		s.waitText = ""
+	}
+}
+
+// buffer returns where the chunk of m belongs, or nil if nobody needs it.
+func (s *Session) buffer(m *wire.Message) *version {
+	if s.async() {
+		v := &s.vers[0]
+		if v.lent || !v.used || m.Seq != v.v {
+			return nil
+		}
+		return v
+	}
+	v := &s.vers[m.Step%uint64(len(s.vers))]
+	switch {
+	case v.used && v.v == m.Step:
+		if v.lent && v.left > 0 {
+			return nil
+		}
+		return v
+	case v.lent || v.used && v.v > m.Step:
+		return nil
+	}
+	s.assign(v, m.Step, false)
+	return v
+}
+
+func (s *Session) assign(v *version, n uint64, pulling bool) {
+	v.v, v.used, v.pulling = n, true, pulling
+	clear(v.got)
+	clear(v.asked)
+	v.left = len(v.got)
+	v.since, v.wait = s.now, s.cfg.Retry
+}
+
+// waiting learns which ranks a chunk lacks; if one of them is ours and we did
+// push it, the push was lost.
+func (s *Session) waiting(m *wire.Message) {
+	if len(m.Tail) != (s.plan.Ranks+7)/8 || int(m.Chunk) >= s.plan.Layout.Chunks() {
+		return
+	}
+	var others []string
+	for rank := range s.plan.Ranks {
+		if m.Tail[rank/8]&(1<<(rank%8)) == 0 {
+			continue
+		}
+		mine := false
+		for _, c := range s.flight {
+			if c.Rank == rank && c.Step == m.Step {
+				mine = true
+				s.resend(c, int(m.Chunk))
+			}
+		}
+		if _, have := s.ranks[rank]; !mine && !have {
+			who := "nobody"
+			if mem, ok := s.led.Member(rank); ok {
+				who = mem.Worker
+			}
+			others = append(others, fmt.Sprintf("%d (%s)", rank, who))
+		}
+	}
+	if len(others) > 0 {
+		s.waitText = fmt.Sprintf("step %d waits for rank %s", m.Step, strings.Join(others, ", "))
+	}
+}
+
+func (s *Session) resend(c *contribution, chunk int) {
+	if c.state[chunk] == done {
+		return
+	}
+	k := s.shardOf(chunk)
+	if c.state[chunk] == inFlight {
+		c.out[k]--
+	}
+	c.state[chunk] = unsent
+	c.next[k] = min(c.next[k], chunk)
+	s.stats.Repushed++
+}
+
+// here collects the shards' answers to where a rank stands.
+func (s *Session) here(m *wire.Message) {
+	r := s.ranks[int(m.Rank)]
+	if r == nil || r.known || m.Seq != r.seq || r.heard[m.Shard] {
+		return
+	}
+	r.heard[m.Shard], r.needs[m.Shard] = true, m.Step
+	r.left--
+	if r.left > 0 {
+		return
+	}
+	next := r.needs[0]
+	for _, n := range r.needs {
+		next = min(next, n)
+	}
+	r.known, r.next = true, next
+	// What every shard has needs no further care; the rest is still in flight.
+	kept := s.flight[:0]
+	for _, c := range s.flight {
+		if c.Rank != r.rank || c.Step >= next {
+			kept = append(kept, c)
+		}
+	}
+	s.flight = kept
+	for _, c := range s.flight {
+		if c.Rank == r.rank {
+			r.next = max(r.next, c.Step+1)
+		}
+	}
+}
+
+func (s *Session) sendState(c *contribution) {
+	h := s.header(wire.State)
+	h.Rank, h.Step, h.CRC = uint32(c.Rank), c.Step+1, wire.Checksum(c.State)
+	s.toShard(c.Rank%len(s.ranges), h, c.State)
+}
+
+// Metric is a message to the coordinator that carries one number of a step.
+func (s *Session) Metric(step uint64, name string, x float64, now time.Duration) []Out {
+	s.outs, s.now = s.outs[:0], now
+	h := s.header(wire.Metric)
+	h.Step, h.Text, h.Loss = step, name, x
+	s.toCoord(h, nil)
+	return s.outs
+}
+
+// Leave says goodbye, so that nobody waits for this worker.
+func (s *Session) Leave() []Out {
+	s.outs = s.outs[:0]
+	h := s.header(wire.Leave)
+	h.Seq = s.cfg.Nonce
+	s.toCoord(h, nil)
+	if s.err == nil {
+		s.err = errLeft
+	}
+	return s.outs
+}
+
+var errLeft = errors.New("the worker left the job")

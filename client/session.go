@@ -1,0 +1,421 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"tributary/comm/wire"
+	"tributary/layout"
+	"tributary/ledger"
+	"tributary/optim"
+	"tributary/shard"
+)
+
+// Plan is what a worker must know of a job to take part in it.
+type Plan struct {
+	Layout    *layout.Layout
+	Shards    int
+	Ranks     int
+	Staleness int // −1: asynchronous
+	Pinned    bool
+	Broadcast bool
+	Steps     uint64
+	Window    int // chunks in flight per rank and shard
+	CutEvery  uint64
+	RankState bool
+	Roles     []optim.Role
+}
+
+// Session is the worker's side of the protocol as a pure state machine: the
+// driver hands it messages, contributions and the time, and sends the [Out]s
+// it returns. The fault simulation runs exactly this code.
+//
+// A worker that hears nothing asks, per chunk, for the version it waits for.
+// The answer is the parameters, or the ranks that the chunk lacks: if one of
+// them is its own, its push was lost and it pushes again under the same
+// identity (docs/protocol.md).
+type Session struct {
+	cfg  SessionConfig
+	plan *Plan
+	led  ledger.State
+	inc  uint64 // 0: not a member
+	// Per shard: range of chunks, and when it last answered.
+	ranges []layout.Range
+	heard  []time.Duration
+	vers   []version
+	ranks  map[int]*rankState
+	flight []*contribution
+	seq    uint64
+
+	joinAt, beatAt, newsAt time.Duration
+	rewound                bool
+	rewoundTo              uint64
+	err                    error
+	waitText               string
+	lastPush               uint64 // asynchronous: parameters asked for before this are stale
+	stats                  SessionStats
+	outs                   []Out
+	now                    time.Duration
+}
+
+// SessionConfig names the worker.
+type SessionConfig struct {
+	Job     string
+	Worker  string
+	Nonce   uint64        // of this process; not 0
+	Replace bool          // take the name over from a live process
+	Retry   time.Duration // first wait before asking again; doubles up to 16 times that
+	// Open makes the plan from the job's specification.
+	Open func(spec []byte) (*Plan, error)
+}
+
+// Out is a message to send: to shard Shard, or to the coordinator when Shard
+// is −1. Tail is valid until the next call into the session.
+type Out struct {
+	Shard int
+	H     wire.Header
+	Tail  []byte
+}
+
+// SessionStats are running totals.
+type SessionStats struct {
+	Pushed, Repushed, Pulls, Repairs, Rewinds uint64
+	BytesOut, BytesIn                         uint64
+}
+
+// version is one set of parameters being received or complete.
+type version struct {
+	v       uint64
+	used    bool
+	data    []float32
+	got     []bool // per chunk
+	left    int
+	asked   []bool // per chunk: a pull is outstanding
+	lent    bool   // the application reads data
+	pulling bool   // ask for what is missing without waiting for a broadcast
+	since   time.Duration
+	wait    time.Duration
+}
+
+type rankState struct {
+	rank   int
+	known  bool   // next is known
+	next   uint64 // next step to compute
+	needs  []uint64
+	heard  []bool
+	left   int
+	seq    uint64
+	asked  time.Duration
+	issued bool // the application is computing next
+}
+
+// Contribution is the gradient of one rank at one step.
+type Contribution struct {
+	Rank     int
+	Step     uint64
+	Version  uint64 // of the parameters it was computed on
+	Grad     []float32
+	Extra    map[optim.Role][]float32 // further roles the rule asks for
+	Examples float64                  // weight; 0 counts as 1
+	Loss     float64
+	Null     bool // an explicit contribution of weight zero
+	// State is the rank's opaque state after this step, for the next cut.
+	State []byte
+}
+
+type chunkState uint8
+
+const (
+	unsent chunkState = iota
+	inFlight
+	safe // staged: credit is back, the bytes are still needed
+	done
+)
+
+type contribution struct {
+	Contribution
+	tails [][]float32 // by role
+	state []chunkState
+	left  int
+	out   []int // per shard: chunks in flight
+	next  []int // per shard: lowest chunk that may be unsent
+	since time.Duration
+	wait  time.Duration
+}
+
+// Errors of a session.
+var (
+	ErrDone     = errors.New("the job has finished")
+	ErrStopped  = errors.New("the job was stopped")
+	ErrHalted   = errors.New("the job halted")
+	ErrReplaced = errors.New("another process took this worker's name")
+	ErrNotMine  = errors.New("the rank is not (or no longer) this worker's to compute")
+)
+
+// NewSession returns a session that will ask to join.
+func NewSession(cfg SessionConfig) *Session {
+	if cfg.Retry == 0 {
+		cfg.Retry = 100 * time.Millisecond
+	}
+	return &Session{cfg: cfg, ranks: map[int]*rankState{}}
+}
+
+func (s *Session) open(spec []byte) error {
+	p, err := s.cfg.Open(spec)
+	if err != nil {
+		return err
+	}
+	s.plan = p
+	s.ranges = p.Layout.Shards(p.Shards)
+	s.heard = make([]time.Duration, len(s.ranges))
+	keep := max(p.Staleness, -1) + 2
+	for range keep {
+		s.vers = append(s.vers, version{data: make([]float32, p.Layout.P), got: make([]bool, p.Layout.Chunks()), asked: make([]bool, p.Layout.Chunks())})
+	}
+	return nil
+}
+
+func (s *Session) async() bool { return s.plan.Staleness < 0 }
+
+// Handle takes one message and releases it.
+func (s *Session) Handle(m *wire.Message, now time.Duration) []Out {
+	s.outs, s.now = s.outs[:0], now
+	if m.Job == s.cfg.Job {
+		s.recv(m)
+	}
+	m.Release()
+	s.advance()
+	return s.outs
+}
+
+// Tick does what is due at now. Call it every 20 ms or so.
+func (s *Session) Tick(now time.Duration) []Out {
+	s.outs, s.now = s.outs[:0], now
+	if s.inc != 0 && now-s.beatAt >= 3*s.cfg.Retry {
+		s.beatAt = now
+		h := s.header(wire.Beat)
+		h.Seq = s.cfg.Nonce
+		s.toCoord(h, nil)
+	}
+	s.advance()
+	s.repair()
+	return s.outs
+}
+
+// Push takes over a contribution. The slices belong to the session until a
+// later version is handed out by Take. It fails with ErrNotMine when the rank
+// was moved, or the job rewound, since Take handed the work out.
+func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
+	s.outs, s.now = s.outs[:0], now
+	if s.plan == nil {
+		return nil, ErrNotMine
+	}
+	r := s.ranks[c.Rank]
+	if r == nil || !r.issued || r.next != c.Step {
+		return nil, fmt.Errorf("rank %d, step %d: %w", c.Rank, c.Step, ErrNotMine)
+	}
+	x := &contribution{Contribution: c, state: make([]chunkState, s.plan.Layout.Chunks()), since: now, wait: s.cfg.Retry,
+		out: make([]int, len(s.ranges)), next: make([]int, len(s.ranges))}
+	x.left = len(x.state)
+	for i, rg := range s.ranges {
+		x.next[i] = rg.Lo
+	}
+	for _, role := range s.plan.Roles {
+		t := c.Grad
+		if role != optim.Grad {
+			t = c.Extra[role]
+		}
+		if !c.Null && len(t) != s.plan.Layout.P {
+			return nil, fmt.Errorf("rank %d, step %d: %v has %d numbers, the model %d: %w", c.Rank, c.Step, role, len(t), s.plan.Layout.P, wire.ErrBadShape)
+		}
+		if !c.Null && !wire.AllFinite(t) {
+			return nil, fmt.Errorf("rank %d, step %d: %v: %w", c.Rank, c.Step, role, wire.ErrNotFinite)
+		}
+		x.tails = append(x.tails, t)
+	}
+	if x.Examples == 0 && !c.Null {
+		x.Examples = 1
+	}
+	r.issued, r.next = false, c.Step+1
+	s.flight = append(s.flight, x)
+	s.stats.Pushed++
+	s.seq++
+	s.lastPush = s.seq
+	if s.cutAt(c.Step + 1) {
+		s.sendState(x)
+	}
+	s.advance()
+	return s.outs, nil
+}
+
+func (s *Session) cutAt(v uint64) bool {
+	return s.plan.RankState && (v == s.plan.Steps || s.plan.CutEvery > 0 && v%s.plan.CutEvery == 0)
+}
+
+// Work is what a worker computes next: the gradient at Params for every rank
+// in Ranks. Params is read only and valid until the next Take.
+type Work struct {
+	Step    uint64
+	Version uint64
+	Params  []float32
+	Ranks   []int
+}
+
+// Take returns the next work that is ready. Ranks handed out before and not
+// pushed are handed out again.
+func (s *Session) Take(now time.Duration) (Work, bool) {
+	if s.plan == nil || s.err != nil {
+		return Work{}, false
+	}
+	for i := range s.vers {
+		s.vers[i].lent = false
+	}
+	var w Work
+	for _, r := range s.sortedRanks() {
+		r.issued = false
+		v, ok := s.ready(r)
+		if !ok || len(w.Ranks) > 0 && (r.next != w.Step || v.v != w.Version) {
+			continue
+		}
+		if len(w.Ranks) == 0 {
+			w.Step, w.Version, w.Params = r.next, v.v, v.data
+			v.lent = true
+		}
+		r.issued = true
+		w.Ranks = append(w.Ranks, r.rank)
+	}
+	return w, len(w.Ranks) > 0
+}
+
+func (s *Session) sortedRanks() []*rankState {
+	rs := make([]*rankState, 0, len(s.ranks))
+	for _, r := range s.ranks {
+		rs = append(rs, r)
+	}
+	slices.SortFunc(rs, func(a, b *rankState) int { return a.rank - b.rank })
+	return rs
+}
+
+// ready returns the parameters on which rank r can compute its next step.
+func (s *Session) ready(r *rankState) (*version, bool) {
+	if !r.known || r.next >= s.plan.Steps || s.led.Stopped && r.next >= s.led.StopAt || s.led.Finished || s.led.Halted {
+		return nil, false
+	}
+	if s.async() {
+		v := &s.vers[0]
+		// The version must have been asked for after the rank's last push.
+		return v, v.used && v.left == 0 && !s.stale(v) && !s.flying(r.rank)
+	}
+	want := s.wants(r)
+	var best *version
+	for i := range s.vers {
+		v := &s.vers[i]
+		if v.used && v.left == 0 && (v.v == want || !s.plan.Pinned && v.v > want) && v.v <= r.next && (best == nil || v.v > best.v) {
+			best = v
+		}
+	}
+	return best, best != nil
+}
+
+// wants is the lowest version rank r may compute its next step on.
+func (s *Session) wants(r *rankState) uint64 {
+	n := uint64(s.plan.Staleness)
+	return r.next - min(n, r.next)
+}
+
+func (s *Session) flying(rank int) bool {
+	return slices.ContainsFunc(s.flight, func(c *contribution) bool { return c.Rank == rank })
+}
+
+// Rewound says, once, that the job went back to an earlier step, so that the
+// application can load the state it had there.
+func (s *Session) Rewound() (to uint64, ok bool) {
+	to, ok = s.rewoundTo, s.rewound
+	s.rewound = false
+	return to, ok
+}
+
+// Err is why the session ended, or nil.
+func (s *Session) Err() error {
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.led.Finished:
+		return ErrDone
+	case s.led.Halted:
+		return fmt.Errorf("%w: %s", ErrHalted, s.led.Reason)
+	case s.led.Stopped && s.led.Newest().Step == s.led.StopAt && len(s.flight) == 0:
+		return fmt.Errorf("%w at step %d: %s", ErrStopped, s.led.StopAt, s.led.Reason)
+	}
+	return nil
+}
+
+// Idle says whether all contributions have been acknowledged as applied.
+func (s *Session) Idle() bool { return len(s.flight) == 0 }
+
+// Plan returns the job's plan, or nil before the coordinator's welcome.
+func (s *Session) Plan() *Plan { return s.plan }
+
+// Ledger returns the decisions known so far, in sum.
+func (s *Session) Ledger() *ledger.State { return &s.led }
+
+// Stats returns the running totals.
+func (s *Session) Stats() SessionStats { return s.stats }
+
+func (s *Session) header(k wire.Kind) wire.Header {
+	return wire.Header{Kind: k, Job: s.cfg.Job, Worker: s.cfg.Worker, Incarnation: s.inc, Timeline: s.led.Timeline, View: s.led.View}
+}
+
+func (s *Session) toCoord(h wire.Header, tail []byte) {
+	s.outs = append(s.outs, Out{Shard: -1, H: h, Tail: tail})
+}
+
+func (s *Session) toShard(k int, h wire.Header, tail []byte) {
+	h.Shard = uint32(k)
+	if k < len(s.led.Epochs) {
+		h.Epoch = s.led.Epochs[k]
+	}
+	s.outs = append(s.outs, Out{Shard: k, H: h, Tail: tail})
+	s.stats.BytesOut += uint64(len(tail))
+}
+
+// Waiting says whom the session waits for, for people; "" when for nobody.
+func (s *Session) Waiting(now time.Duration) string {
+	switch {
+	case s.inc == 0 && s.waitText != "":
+		return s.waitText
+	case s.inc == 0:
+		return fmt.Sprintf("waiting for the coordinator of job %q: nobody answers; was the job submitted?", s.cfg.Job)
+	case s.led.Timeline == 0:
+		return fmt.Sprintf("waiting for job %q to start: too few workers or parameter servers so far", s.cfg.Job)
+	case len(s.ranks) == 0:
+		return "waiting for a rank to serve: all ranks are with other workers"
+	}
+	for k, at := range s.heard {
+		if now-at > 5*s.cfg.Retry && s.expects(k) {
+			return fmt.Sprintf("waiting for shard %d: no answer for %v", k, (now - at).Round(100*time.Millisecond))
+		}
+	}
+	return s.waitText
+}
+
+// expects says whether something is due from shard k.
+func (s *Session) expects(k int) bool {
+	for _, c := range s.flight {
+		for i := s.ranges[k].Lo; i < s.ranges[k].Hi; i++ {
+			if c.state[i] == inFlight {
+				return true
+			}
+		}
+	}
+	for i := range s.vers {
+		if v := &s.vers[i]; v.used && v.left > 0 && v.pulling && slices.Contains(v.got[s.ranges[k].Lo:s.ranges[k].Hi], false) {
+			return true
+		}
+	}
+	return false
+}
+
+const latest = shard.Latest

@@ -1,0 +1,146 @@
+package shard
+
+import (
+	"time"
+
+	"tributary/aggregate"
+	"tributary/comm/wire"
+	"tributary/ledger"
+)
+
+// stagedMark remembers that the coordinator must learn of a whole staged
+// contribution; it is repeated until the step closes.
+type stagedMark struct {
+	rank   int
+	step   uint64
+	member ledger.Member
+}
+
+// atomicReady looks, after a chunk of (rank, step) was staged, whether the
+// contribution is whole on this shard and what follows from that.
+func (s *Shard) atomicReady(rank int, step uint64, now time.Duration) {
+	if s.phase != running || !s.whole(rank, step) {
+		return
+	}
+	switch s.cfg.Mode {
+	case Async:
+		s.applyAsync(rank, now)
+	case ByDecision:
+		s.tellStaged(rank, step)
+	case ByReduction:
+		s.startReduction(now)
+	}
+}
+
+// whole says whether every chunk of this shard has rank's contribution to step.
+func (s *Shard) whole(rank int, step uint64) bool {
+	for i := range s.chunks {
+		if !s.has(&s.chunks[i], step, rank) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Shard) tellStaged(rank int, step uint64) {
+	m := stagedMark{rank, step, s.entry(&s.chunks[0], step, rank, 0).member}
+	for _, x := range s.staged {
+		if x == m {
+			return
+		}
+	}
+	s.staged = append(s.staged, m)
+	s.sendStaged(m)
+}
+
+func (s *Shard) sendStaged(m stagedMark) {
+	h := s.header(wire.Staged)
+	h.Rank, h.Step, h.Worker, h.Incarnation = uint32(m.rank), m.step, m.member.Worker, m.member.Incarnation
+	s.toCoord(h, nil)
+}
+
+// closeDecided applies step d.Step with exactly the members the decision
+// names. This shard reported all of them, so they are here.
+func (s *Shard) closeDecided(d *ledger.Decision, now time.Duration) {
+	if s.phase != running || s.cfg.Mode != ByDecision || d.Timeline != s.led.Timeline {
+		return
+	}
+	t := d.Step
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if c.version != t {
+			return
+		}
+		for rank := range d.Ranks {
+			for ro := range s.roles {
+				if e := s.entry(c, t, rank, ro); e.msg != nil && (d.Ranks[rank] != e.member || d.Ranks[rank].Worker == "") {
+					e.drop()
+				}
+			}
+		}
+	}
+	for i := range s.chunks {
+		s.closeChunk(i, now)
+		if s.broken != "" {
+			return
+		}
+	}
+	kept := s.staged[:0]
+	for _, m := range s.staged {
+		if m.step > t {
+			kept = append(kept, m)
+		}
+	}
+	s.staged = kept
+}
+
+// applyAsync applies rank's next contribution, which this shard holds whole.
+// An update is numbered by the shard's own log.
+func (s *Shard) applyAsync(rank int, now time.Duration) {
+	step := s.applied[rank]
+	if step >= s.limit() || s.atBarrier(rank) || s.broken != "" || !s.statesReadyFor(rank, step+1) {
+		return
+	}
+	if s.scal == nil {
+		s.scal = make([]stepScalars, 1)
+	}
+	sc := &s.scal[0]
+	sc.metas = sc.metas[:0]
+	var head wire.Header
+	for r := range s.cfg.Ranks {
+		m := aggregate.Meta{Rank: r, Null: true}
+		if r == rank {
+			e := s.entry(&s.chunks[0], step, r, 0)
+			head = e.msg.Header
+			m = aggregate.Meta{Rank: r, Examples: head.Examples, Loss: head.Loss, Null: head.Encoding == wire.Null,
+				Staleness: s.updates - min(s.updates, head.Pulled)}
+		}
+		sc.metas = append(sc.metas, m)
+	}
+	s.computeScalars(sc, s.updates+1, s.model)
+	s.only = rank
+	for i := range s.chunks {
+		s.update(i, 0, sc)
+		r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + i)
+		if bad := firstNonFinite(s.bufs[0][r.Lo-s.lo : r.Hi-s.lo]); bad >= 0 {
+			s.halt(r.Lo+bad, s.updates)
+			return
+		}
+	}
+	if s.cfg.ID == 0 {
+		s.noteLoss(s.updates, sc.k.Loss)
+	}
+	s.model = append(s.model[:0], sc.k.Next...)
+	s.updates++
+	s.applied[rank] = step + 1
+	s.stats.Applied++
+	s.lastAdv, s.dirty = now, true
+	for i := range s.chunks {
+		for ro := range s.roles {
+			e := s.entry(&s.chunks[i], step, rank, ro)
+			s.ack(e.member.Worker, &e.msg.Header, wire.LevelApplied)
+			e.drop()
+		}
+	}
+	s.captureAsync(now)
+}

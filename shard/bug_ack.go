@@ -1,0 +1,9 @@
+//go:build bug_ack
+
+package shard
+
+const (
+	countMessages     = false
+	ackBeforeApply    = true
+	acceptOldTimeline = false
+)

@@ -1,0 +1,323 @@
+package shard
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"tributary/comm/wire"
+	"tributary/layout"
+	"tributary/ledger"
+	"tributary/optim"
+)
+
+// pendingCut is a snapshot being collected: chunks are copied as they reach
+// the step, so that training does not stop (C12).
+type pendingCut struct {
+	step  uint64
+	got   []bool
+	left  int
+	parts []layout.Section
+}
+
+// cutAt says whether a cut is taken when the job reaches version v.
+func (s *Shard) cutAt(v uint64) bool {
+	return v == s.cfg.Steps || s.led.Stopped && v == s.led.StopAt || s.cfg.CutEvery > 0 && v > 0 && v%s.cfg.CutEvery == 0
+}
+
+// captureChunk copies chunk ci if its version is one at which a cut is taken.
+func (s *Shard) captureChunk(ci int) {
+	if s.cfg.Mode == Async {
+		s.captureAsync(s.lastAdv)
+		return
+	}
+	v := s.chunks[ci].version
+	if s.phase != running || !s.cutAt(v) || s.saved(v) {
+		return
+	}
+	if s.cut == nil || s.cut.step != v {
+		s.cut = &pendingCut{step: v, got: make([]bool, len(s.chunks)), left: len(s.chunks)}
+	}
+	if s.cut.got[ci] {
+		return
+	}
+	s.cut.got[ci] = true
+	s.cut.left--
+	s.copyChunk(ci, v)
+	if s.cut.left == 0 {
+		s.completeCut()
+	}
+}
+
+// saved says whether a cut at v needs no (further) saving in this timeline.
+func (s *Shard) saved(v uint64) bool {
+	id := ledger.CutID{Timeline: s.led.Timeline, Step: v}
+	if _, ok := s.saving[id]; ok {
+		return true
+	}
+	return slices.Contains(s.led.Cuts, id) || s.led.Base.Step == v && s.led.Base.Timeline != 0
+}
+
+func (s *Shard) copyChunk(ci int, v uint64) {
+	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
+	lo, hi := r.Lo-s.lo, r.Hi-s.lo
+	add := func(name string, x []float32) {
+		s.cut.parts = append(s.cut.parts, layout.Section{Name: name, Range: r, F32: slices.Clone(x[lo:hi])})
+	}
+	add("params", s.bufs[v%s.keep()])
+	for i, x := range s.slots {
+		if x != nil {
+			add("slot/"+s.spec.Slots[i].Name, x)
+		}
+	}
+}
+
+// completeCut hands the finished snapshot to the driver.
+func (s *Shard) completeCut() {
+	v := s.cut.step
+	parts := s.cut.parts
+	model := s.model
+	if s.cfg.Mode != Async && s.scal != nil && v > 0 {
+		if sc := &s.scal[(v-1)%uint64(len(s.scal))]; sc.ready && sc.step == v-1 {
+			model = sc.k.Next
+		}
+	}
+	mi := 0
+	for _, sl := range s.spec.Slots {
+		if sl.Class == optim.Model {
+			parts = append(parts, layout.Section{Name: "model/" + sl.Name, F64: []float64{model[mi]}})
+			mi++
+		}
+	}
+	for i := range s.tens {
+		for j, x := range s.tens[i].Slots {
+			if x != nil {
+				parts = append(parts, layout.Section{Name: "tensor/" + s.tens[i].Info.Name + "/" + s.spec.Slots[j].Name, F64: slices.Clone(x)})
+			}
+		}
+	}
+	for rank := range s.cfg.Ranks {
+		if b, ok := s.states[stateKey{rank, v}]; ok {
+			parts = append(parts, layout.Section{Name: fmt.Sprintf("rank/%d", rank), Raw: b})
+		}
+	}
+	if s.cfg.Mode == Async {
+		x := []float64{float64(s.updates)}
+		for _, a := range s.applied {
+			x = append(x, float64(a))
+		}
+		parts = append(parts, layout.Section{Name: "applied", Range: layout.Range{Lo: s.lo, Hi: s.lo + s.n}, F64: x})
+	}
+	s.cut = nil
+	id := ledger.CutID{Timeline: s.led.Timeline, Step: v}
+	s.saving[id] = false
+	s.outs = append(s.outs, Out{Kind: SaveCut, Cut: id, Sections: parts})
+}
+
+// CutSaved tells the shard that the driver finished a SaveCut.
+func (s *Shard) CutSaved(id ledger.CutID, now time.Duration) []Out {
+	s.outs = s.outs[:0]
+	if id.Timeline != s.led.Timeline {
+		return s.outs // the timeline ended while it was written
+	}
+	s.saving[id] = true
+	s.sendSaved(id)
+	return s.outs
+}
+
+func (s *Shard) sendSaved(id ledger.CutID) {
+	h := s.header(wire.Saved)
+	h.Timeline, h.Step = id.Timeline, id.Step
+	s.toCoord(h, nil)
+}
+
+// CutFailed tells the shard that the driver could not read (load) or write a
+// cut; the coordinator learns why.
+func (s *Shard) CutFailed(id ledger.CutID, load bool, err error) []Out {
+	s.outs = s.outs[:0]
+	h := s.header(wire.Report)
+	h.Lo, h.Hi = s.Versions()
+	h.Code, h.Text = wire.ErrGone, fmt.Sprintf("shard %d: cut %d.%d: %v", s.cfg.ID, id.Timeline, id.Step, err)
+	if !load {
+		h.Code = wire.ErrHalted
+	}
+	s.toCoord(h, nil)
+	return s.outs
+}
+
+// CutLoaded restores the shard from the sections of its base cut. Sections may
+// cover more than this shard; all of what it needs must be there.
+func (s *Shard) CutLoaded(id ledger.CutID, parts []layout.Section, now time.Duration) []Out {
+	s.outs = s.outs[:0]
+	if s.phase != loading || id != s.led.Base {
+		return s.outs
+	}
+	if err := s.restore(id, parts); err != nil {
+		return s.CutFailed(id, true, err)
+	}
+	s.phase = running
+	s.dirty = true
+	return s.outs
+}
+
+func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
+	need := map[string]int{"params": s.n}
+	s.initState()
+	for i, sl := range s.spec.Slots {
+		if s.slots[i] != nil {
+			need["slot/"+sl.Name] = s.n
+		}
+	}
+	s.setVersion(0)
+	for _, p := range parts {
+		switch {
+		case p.Name == "params":
+			need[p.Name] -= s.fill(s.bufs[0], p)
+		case p.Name == "applied":
+			if s.cfg.Mode == Async && p.Lo <= s.lo && s.lo < p.Hi && len(p.F64) == 1+s.cfg.Ranks {
+				s.updates = uint64(p.F64[0])
+				for r := range s.applied {
+					s.applied[r] = uint64(p.F64[1+r])
+				}
+			}
+		default:
+			s.restoreNamed(id, need, p)
+		}
+	}
+	for name, left := range need {
+		if left != 0 {
+			return fmt.Errorf("section %q lacks %d values", name, left)
+		}
+	}
+	if s.cfg.Mode != Async {
+		s.setVersion(id.Step)
+	}
+	return nil
+}
+
+func (s *Shard) restoreNamed(id ledger.CutID, need map[string]int, p layout.Section) {
+	mi := 0
+	for i, sl := range s.spec.Slots {
+		switch {
+		case p.Name == "slot/"+sl.Name && s.slots[i] != nil:
+			need[p.Name] -= s.fill(s.slots[i], p)
+		case sl.Class == optim.Model:
+			if p.Name == "model/"+sl.Name && len(p.F64) == 1 {
+				s.model[mi] = p.F64[0]
+			}
+			mi++
+		}
+	}
+	for i := range s.tens {
+		for j, x := range s.tens[i].Slots {
+			if x != nil && p.Name == "tensor/"+s.tens[i].Info.Name+"/"+s.spec.Slots[j].Name && len(p.F64) == len(x) {
+				copy(x, p.F64)
+			}
+		}
+	}
+	var rank int
+	if n, err := fmt.Sscanf(p.Name, "rank/%d", &rank); n == 1 && err == nil && rank%s.cfg.Shards == s.cfg.ID {
+		s.states[stateKey{rank, id.Step}] = p.Raw
+	}
+}
+
+// fill copies the part of p that lies in this shard and returns its length.
+func (s *Shard) fill(dst []float32, p layout.Section) int {
+	lo, hi := max(p.Lo, s.lo), min(p.Hi, s.lo+s.n)
+	if lo >= hi || len(p.F32) != p.Len() {
+		return 0
+	}
+	return copy(dst[lo-s.lo:hi-s.lo], p.F32[lo-p.Lo:hi-p.Lo])
+}
+
+// atBarrier says whether rank must wait, in an asynchronous job, until all
+// ranks have reached the step of the next cut: the cut's vector is that step
+// for every rank.
+func (s *Shard) atBarrier(rank int) bool {
+	a := s.applied[rank]
+	return s.cfg.CutEvery > 0 && a > 0 && a%s.cfg.CutEvery == 0 && slices.Min(s.applied) < a
+}
+
+// captureAsync takes the cut of an asynchronous job when all ranks have
+// reached its step, and lets those go on that waited for it.
+func (s *Shard) captureAsync(now time.Duration) {
+	v := slices.Min(s.applied)
+	if s.phase != running || v != slices.Max(s.applied) {
+		return
+	}
+	if s.cutAt(v) && !s.saved(v) {
+		s.cut = &pendingCut{step: v}
+		for i := range s.chunks {
+			s.copyChunk(i, 0)
+		}
+		s.completeCut()
+	}
+	for rank := range s.cfg.Ranks {
+		if s.whole(rank, s.applied[rank]) {
+			s.applyAsync(rank, now)
+		}
+	}
+}
+
+// maxStateBytes bounds the opaque state of one rank.
+const maxStateBytes = 1 << 20
+
+// keepState stores the opaque state of a rank at a step.
+func (s *Shard) keepState(m *wire.Message, now time.Duration) {
+	code := s.current(&m.Header)
+	switch {
+	case code != wire.OK:
+	case m.Rank >= uint32(s.cfg.Ranks) || int(m.Rank)%s.cfg.Shards != s.cfg.ID:
+		code = wire.ErrBadShape
+	case len(m.Tail) > maxStateBytes:
+		code = wire.ErrTooLarge
+	case wire.Checksum(m.Tail) != m.CRC:
+		code = wire.ErrBadCRC
+	default:
+		code = s.holds(m)
+	}
+	if code != wire.OK {
+		s.refuse(m, code, "state of a rank")
+		return
+	}
+	s.states[stateKey{int(m.Rank), m.Step}] = slices.Clone(m.Tail)
+	s.closeAll(now)
+}
+
+// forgetStates drops states that no later cut needs.
+func (s *Shard) forgetStates(before uint64) {
+	for k := range s.states {
+		if k.step < before {
+			delete(s.states, k)
+		}
+	}
+}
+
+// statesReady says whether the states of this shard's ranks for a cut at v are
+// here, if a cut is taken there at all.
+func (s *Shard) statesReady(v uint64) bool {
+	if !s.cfg.RankState || !s.cutAt(v) {
+		return true
+	}
+	for rank := range s.cfg.Ranks {
+		if !s.statesReadyFor(rank, v) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Shard) statesReadyFor(rank int, v uint64) bool {
+	if !s.cfg.RankState || !s.cutAt(v) || rank%s.cfg.Shards != s.cfg.ID || !s.led.In(rank) {
+		return true
+	}
+	if _, ok := s.states[stateKey{rank, v}]; ok {
+		return true
+	}
+	if m, ok := s.led.Member(rank); ok {
+		h := s.header(wire.AskState)
+		h.Rank, h.Step = uint32(rank), v
+		s.toWorker(m.Worker, h, nil)
+	}
+	return false
+}

@@ -1,0 +1,422 @@
+package shard
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"tributary/comm/wire"
+	"tributary/layout"
+	"tributary/optim"
+)
+
+// reduction drives the passes of one atomic step whose reductions cross
+// shards. Every shard sends its list of block values; whoever has all lists
+// adds the blocks in ascending global order (C2). The lists of a closed step
+// stay available until the next one is closed everywhere, because a shard that
+// missed one asks for it: a closed step is never abandoned, only repeated (C9).
+type reduction struct {
+	active  bool
+	step    uint64
+	stage   int
+	lists   map[partKey][]float64 // received and own, of this step and its neighbours
+	scratch [][]float32
+	sums    [][]float64
+	gather  [][]float32
+	own     []float64 // list being built
+	at      int       // where the current block's values start in own
+	since   time.Duration
+}
+
+type partKey struct {
+	step  uint64
+	stage int
+	shard int
+}
+
+func (s *Shard) aggPasses() []optim.Pass { return s.cfg.Agg.Spec(s.cfg.Ranks).Passes }
+
+// stagePass is the pass that stage i runs; rule is false for one of the
+// aggregation stage. ok is false after the last stage that reduces.
+func (s *Shard) stagePass(i int) (p optim.Pass, rule, ok bool) {
+	agg := s.aggPasses()
+	if i < len(agg) {
+		return agg[i], false, true
+	}
+	rp := s.spec.Phases[0].Passes
+	if j := i - len(agg); j < len(rp)-1 {
+		return rp[j], true, true
+	}
+	// A step of a rule without reductions still closes everywhere or nowhere:
+	// one empty stage is the barrier.
+	return optim.Pass{}, false, i == 0
+}
+
+// startReduction begins the next step once every rank is staged whole.
+func (s *Shard) startReduction(now time.Duration) {
+	t := s.chunks[0].version
+	if s.red.active || s.phase != running || s.broken != "" || t >= s.limit() || !s.statesReady(t+1) {
+		return
+	}
+	for rank := range s.cfg.Ranks {
+		if s.led.In(rank) && !s.whole(rank, t) {
+			return
+		}
+	}
+	r := &s.red
+	r.active, r.step, r.stage, r.since = true, t, 0, now
+	if r.lists == nil {
+		r.lists = map[partKey][]float64{}
+		for range s.scratchCount() {
+			r.scratch = append(r.scratch, make([]float32, s.n))
+		}
+	}
+	sc := s.scalars(t, &s.chunks[0])
+	sc.k.Reduced = make([][][]float64, len(s.spec.Phases[0].Passes))
+	for i := range s.tens {
+		s.tens[i].Reduced = make([][][]float64, len(s.spec.Phases[0].Passes))
+	}
+	s.runStage(now)
+}
+
+func (s *Shard) scratchCount() int {
+	n := 0
+	for _, p := range s.spec.Phases[0].Passes {
+		n += p.Scratch
+	}
+	return n
+}
+
+// runStage computes this shard's list of the current stage and sends it.
+func (s *Shard) runStage(now time.Duration) {
+	r := &s.red
+	pass, rule, _ := s.stagePass(r.stage)
+	r.own = nil
+	if len(pass.Reduce) > 0 {
+		sc := s.scalars(r.step, &s.chunks[0])
+		for ci := range s.chunks {
+			s.stageChunk(ci, sc, pass, rule)
+		}
+	}
+	own := r.own
+	if own == nil {
+		own = []float64{}
+	}
+	r.lists[partKey{r.step, r.stage, s.cfg.ID}] = own
+	r.since = now
+	s.stats.Reductions++
+	s.sendPartial(r.step, r.stage)
+	s.advance(now)
+}
+
+func (s *Shard) sendPartial(step uint64, stage int) {
+	h := s.header(wire.Partial)
+	h.Step, h.Pass = step, uint8(stage)
+	list := s.red.lists[partKey{step, stage, s.cfg.ID}]
+	tail := wire.Bytes64(list)
+	h.Count, h.CRC = uint32(len(list)), wire.Checksum(tail)
+	s.outs = append(s.outs, Out{Kind: ToPeers, H: h, Tail: tail})
+}
+
+// stageChunk appends the block values of one chunk to the list being built.
+func (s *Shard) stageChunk(ci int, sc *stepScalars, pass optim.Pass, rule bool) {
+	r := &s.red
+	last := -1
+	pi := r.stage - len(s.aggPasses())
+	s.eachSpan(ci, r.step, sc, func(bi int, b layout.Block, sp *optim.Span[float32]) {
+		t := &s.cfg.Layout.Tensors[b.Tensor]
+		if bi != last {
+			last = bi
+			s.openBlock(pass, t, b)
+		}
+		sp.Sums, sp.FirstRow = r.sums, (b.Lo-t.Offset)/t.RowLen()
+		sp.Gathered = r.gather
+		sp.Scratch = s.spanScratch(sp.At+t.Offset, len(sp.W))
+		if rule {
+			s.cfg.Rule.Apply(pi, &sc.k, sp)
+			s.keepGathered(pass, b, sp.At+t.Offset, len(sp.W))
+			return
+		}
+		s.cfg.Agg.Pass(r.stage, s.work.in, r.sums)
+	})
+}
+
+func (s *Shard) spanScratch(global, n int) [][]float32 {
+	out := make([][]float32, len(s.red.scratch))
+	for i, x := range s.red.scratch {
+		out[i] = x[global-s.lo : global-s.lo+n]
+	}
+	return out
+}
+
+// openBlock makes room for one block's values at the end of the list.
+func (s *Shard) openBlock(pass optim.Pass, t *layout.Tensor, b layout.Block) {
+	r := &s.red
+	r.sums, r.gather = r.sums[:0], r.gather[:0]
+	total := 0
+	for _, rd := range pass.Reduce {
+		total += blockValues(rd, t, b)
+	}
+	r.at = len(r.own)
+	// Grown once per block; sums alias the new tail until the next block opens.
+	r.own = append(slices.Grow(r.own, total), make([]float64, total)...)
+	at := r.at
+	for _, rd := range pass.Reduce {
+		n := blockValues(rd, t, b)
+		x := r.own[at : at+n : at+n]
+		if rd.Op == optim.Max {
+			for i := range x {
+				x[i] = math.Inf(-1)
+			}
+		}
+		r.sums = append(r.sums, x)
+		var g []float32
+		if rd.Op == optim.Gather {
+			g = make([]float32, spanLen)
+		}
+		r.gather = append(r.gather, g)
+		at += n
+	}
+}
+
+func (s *Shard) keepGathered(pass optim.Pass, b layout.Block, global, n int) {
+	for i, rd := range pass.Reduce {
+		if rd.Op == optim.Gather {
+			for j := range n {
+				s.red.sums[i][global-b.Lo+j] = float64(s.red.gather[i][j])
+			}
+		}
+	}
+}
+
+// blockValues is how many values reduction rd has for block b of tensor t.
+func blockValues(rd optim.Reduction, t *layout.Tensor, b layout.Block) int {
+	w := max(rd.Width, 1)
+	if rd.Op == optim.Gather {
+		return b.Len()
+	}
+	switch rd.Over {
+	case optim.Row:
+		first, last := (b.Lo-t.Offset)/t.RowLen(), (b.Hi-1-t.Offset)/t.RowLen()
+		return (last - first + 1) * w
+	case optim.Column:
+		return t.RowLen() * w
+	default:
+		return w
+	}
+}
+
+// partial takes another shard's list.
+func (s *Shard) partial(m *wire.Message, now time.Duration) {
+	defer m.Release()
+	if m.Job != s.cfg.Job || m.Timeline != s.led.Timeline || s.phase != running || int(m.Shard) >= s.cfg.Shards || int(m.Shard) == s.cfg.ID {
+		return
+	}
+	cur := s.chunks[0].version
+	if m.Step < cur || m.Step > cur+1 || wire.Checksum(m.Tail) != m.CRC || int(m.Count)*8 != len(m.Tail) {
+		return
+	}
+	if int(m.Shard) < len(s.led.Epochs) && m.Epoch != s.led.Epochs[m.Shard] {
+		return
+	}
+	if s.red.lists == nil {
+		s.red.lists = map[partKey][]float64{}
+		for range s.scratchCount() {
+			s.red.scratch = append(s.red.scratch, make([]float32, s.n))
+		}
+	}
+	k := partKey{m.Step, int(m.Pass), int(m.Shard)}
+	if _, _, ok := s.stagePass(k.stage); !ok || s.red.lists[k] != nil {
+		return
+	}
+	if int(m.Count) != s.listLen(k.shard, k.stage) {
+		return
+	}
+	list := make([]float64, m.Count)
+	wire.CopyFloat64s(list, m.Tail)
+	s.red.lists[k] = list
+	s.advance(now)
+}
+
+// listLen is the length of the list that a shard sends in a stage.
+func (s *Shard) listLen(shard, stage int) int {
+	pass, _, _ := s.stagePass(stage)
+	n := 0
+	s.eachBlock(shard, func(b layout.Block, t *layout.Tensor) {
+		for _, rd := range pass.Reduce {
+			n += blockValues(rd, t, b)
+		}
+	})
+	return n
+}
+
+// eachBlock calls f for the trained blocks of a shard in ascending order.
+func (s *Shard) eachBlock(shard int, f func(layout.Block, *layout.Tensor)) {
+	r := s.cfg.Layout.Shards(s.cfg.Shards)[shard]
+	var blocks []layout.Block
+	for c := r.Lo; c < r.Hi; c++ {
+		blocks = s.cfg.Layout.Blocks(blocks[:0], c)
+		for _, b := range blocks {
+			if t := &s.cfg.Layout.Tensors[b.Tensor]; !t.Buffer {
+				f(b, t)
+			}
+		}
+	}
+}
+
+// advance goes to the next stage, or takes the step, once all lists are here.
+func (s *Shard) advance(now time.Duration) {
+	r := &s.red
+	for r.active {
+		for k := range s.cfg.Shards {
+			if r.lists[partKey{r.step, r.stage, k}] == nil {
+				return
+			}
+		}
+		s.combine()
+		r.stage++
+		if _, _, more := s.stagePass(r.stage); more {
+			s.runStage(now)
+			return
+		}
+		s.finishReduction(now)
+	}
+}
+
+// combine adds the lists of all shards in block order.
+func (s *Shard) combine() {
+	r := &s.red
+	pass, rule, _ := s.stagePass(r.stage)
+	sc := s.scalars(r.step, &s.chunks[0])
+	pi := r.stage - len(s.aggPasses())
+	model := make([][]float64, len(pass.Reduce))
+	per := make([][][]float64, len(s.tens)) // [tensor][reduction]
+	for i := range per {
+		per[i] = make([][]float64, len(pass.Reduce))
+	}
+	for shard := range s.cfg.Shards {
+		list := r.lists[partKey{r.step, r.stage, shard}]
+		s.eachBlock(shard, func(b layout.Block, t *layout.Tensor) {
+			for i, rd := range pass.Reduce {
+				n := blockValues(rd, t, b)
+				dst, at := total(rd, t, b, &model[i], &per[b.Tensor][i])
+				fold(rd.Op, dst[at:at+n], list[:n])
+				list = list[n:]
+			}
+		})
+	}
+	if !rule {
+		if len(pass.Reduce) > 0 {
+			sc.weights = s.cfg.Agg.Weights(sc.weights[:0], sc.metas, [][][]float64{model})
+		}
+		return
+	}
+	sc.k.Reduced[pi] = model
+	for i := range s.tens {
+		if s.tens[i].Info != nil {
+			s.tens[i].Reduced[pi] = per[i]
+		}
+	}
+	sc.k.Coef = sc.k.Coef[:0]
+	s.cfg.Rule.Prepare(pi+1, &sc.k)
+}
+
+// total is where block b's values of rd belong in the totals.
+func total(rd optim.Reduction, t *layout.Tensor, b layout.Block, model, tensor *[]float64) (dst []float64, at int) {
+	w := max(rd.Width, 1)
+	p, n := tensor, w
+	switch {
+	case rd.Over == optim.Model && rd.Op != optim.Gather:
+		p = model
+	case rd.Op == optim.Gather:
+		n, at = t.Len, b.Lo-t.Offset
+	case rd.Over == optim.Row:
+		n, at = t.Len/t.RowLen()*w, (b.Lo-t.Offset)/t.RowLen()*w
+	case rd.Over == optim.Column:
+		n = t.RowLen() * w
+	}
+	if *p == nil {
+		*p = make([]float64, n)
+		if rd.Op == optim.Max {
+			for i := range *p {
+				(*p)[i] = math.Inf(-1)
+			}
+		}
+	}
+	return *p, at
+}
+
+func fold(op optim.Op, dst, src []float64) {
+	for i, v := range src {
+		switch op {
+		case optim.Sum:
+			dst[i] += v
+		case optim.Max:
+			dst[i] = max(dst[i], v)
+		case optim.Gather:
+			dst[i] = v
+		}
+	}
+}
+
+// finishReduction runs the last pass on every chunk: the only one that changes
+// parameters, slots and scalars.
+func (s *Shard) finishReduction(now time.Duration) {
+	r := &s.red
+	t := r.step
+	sc := s.scalars(t, &s.chunks[0])
+	for i := range s.tens {
+		for j, x := range s.tens[i].Slots {
+			copy(s.tens[i].Next[j], x)
+		}
+	}
+	last := s.lastPass()
+	for ci := range s.chunks {
+		s.eachSpan(ci, t, sc, func(_ int, b layout.Block, sp *optim.Span[float32]) {
+			sp.Scratch = s.spanScratch(sp.At+sp.Tensor.Info.Offset, len(sp.W))
+			s.cfg.Rule.Apply(last, &sc.k, sp)
+		})
+	}
+	for i := range s.tens {
+		s.tens[i].Slots, s.tens[i].Next = s.tens[i].Next, s.tens[i].Slots
+	}
+	r.active = false
+	for ci := range s.chunks {
+		if s.finishChunk(ci, now); s.broken != "" {
+			return
+		}
+	}
+	for k := range r.lists {
+		if k.step+1 < t+1 { // a peer may still be closing step t: keep its lists
+			delete(r.lists, k)
+		}
+	}
+	s.startReduction(now)
+}
+
+// askAfter is how long a shard waits for another's list before it asks for it.
+const askAfter = 100 * time.Millisecond
+
+func (s *Shard) repeatPartials(now time.Duration) {
+	r := &s.red
+	if !r.active || now-r.since < askAfter {
+		return
+	}
+	for k := range s.cfg.Shards {
+		if r.lists[partKey{r.step, r.stage, k}] == nil {
+			h := s.header(wire.AskPartial)
+			h.Rank, h.Step, h.Pass = uint32(k), r.step, uint8(r.stage)
+			s.outs = append(s.outs, Out{Kind: ToPeers, H: h})
+		}
+	}
+}
+
+// askedPartial sends this shard's list again to whoever missed it.
+func (s *Shard) askedPartial(m *wire.Message) {
+	if int(m.Rank) != s.cfg.ID || m.Timeline != s.led.Timeline || s.phase != running {
+		return
+	}
+	if s.red.lists[partKey{m.Step, int(m.Pass), s.cfg.ID}] != nil {
+		s.sendPartial(m.Step, int(m.Pass))
+	}
+}

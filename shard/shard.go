@@ -1,0 +1,289 @@
+// Package shard is one shard of a job: parameters, optimizer slots, staged
+// contributions, versions and snapshots. A [Shard] is a pure state machine: the
+// driver hands it messages, decisions and the time, and performs the [Out]s it
+// returns. It starts no goroutine, reads no clock and touches no network or
+// disk, so the fault simulation runs exactly this code.
+//
+// The life of a push: [Shard.Handle] → push (push.go) validates and stages the
+// bytes as they are; when a chunk has every rank, closeChunk (step.go) combines
+// them in rank order and runs the update rule in one pass over memory, then
+// acknowledges and publishes the new parameters.
+package shard
+
+import (
+	"time"
+
+	"tributary/aggregate"
+	"tributary/comm/wire"
+	"tributary/layout"
+	"tributary/ledger"
+	"tributary/optim"
+)
+
+// Mode says how a step closes (docs/consistency.md, C3 and C11).
+type Mode uint8
+
+// The ways to close a step.
+const (
+	Streaming   Mode = iota // chunk by chunk, as soon as all ranks have pushed it
+	ByReduction             // atomically: the rule's own reductions wait for every shard
+	ByDecision              // atomically: the coordinator decides who is in
+	Async                   // no steps: a contribution applies when this shard has all of it
+)
+
+// String is the mode's name in documents and in explain.
+func (m Mode) String() string {
+	return [...]string{"streaming", "atomic, by reduction", "atomic, by decision", "asynchronous"}[m]
+}
+
+// Config is what a shard is made for. It is read only.
+type Config struct {
+	Job       string
+	ID        int // index of the shard
+	Shards    int // number of shards of the job
+	Layout    *layout.Layout
+	Chunks    layout.Range // the chunks this shard holds
+	Rule      optim.Rule[float32]
+	Agg       aggregate.Rule[float32]
+	LR        func(t uint64) float64 // schedule: learning rate of update t, from 1
+	Ranks     int
+	Staleness int // versions a contribution may lag behind; 0 is synchronous
+	Mode      Mode
+	Steps     uint64 // steps (per rank when asynchronous) after which nothing closes
+	CutEvery  uint64 // a cut every so many steps; 0: only at the end
+	RankState bool   // cuts contain an opaque state of every rank
+	Window    int    // chunks of one rank that may be in flight to this shard
+	Broadcast bool   // publish new parameters to all workers unasked
+	Seed      uint64
+	Epoch     uint64 // of this owner
+}
+
+// ToWorker and the others say what the driver must do with an [Out].
+type OutKind uint8
+
+// The kinds of output.
+const (
+	ToWorker  OutKind = iota // send to Worker
+	ToWorkers                // send to all workers of the job
+	ToCoord                  // send to the coordinator
+	ToPeers                  // send to all shards of the job, this one excluded
+	SaveCut                  // write Sections as this shard's part of Cut, then call CutSaved
+	LoadCut                  // read this shard's part of Cut, then call CutLoaded
+)
+
+// Out is something the driver must do. Tail and header are valid until the
+// next call into the shard; Sections belong to the driver.
+type Out struct {
+	Kind     OutKind
+	Worker   string
+	H        wire.Header
+	Tail     []byte
+	Cut      ledger.CutID
+	Sections []layout.Section
+}
+
+type phase uint8
+
+const (
+	idle    phase = iota // not part of the current timeline
+	loading              // waits for the driver to load the base cut
+	running
+)
+
+// Shard is the state machine. It is owned by one goroutine.
+type Shard struct {
+	cfg   Config
+	led   ledger.State
+	phase phase
+	lo    int // first global parameter
+	n     int // parameters held
+
+	spec   *optim.Spec
+	roles  []optim.Role
+	bufs   [][]float32 // bufs[v%len(bufs)] holds version v
+	slots  [][]float32 // element slots in Spec order, nil for other classes
+	tens   []tensorState
+	chunks []chunk
+	scal   []stepScalars // ring by step
+	model  []float64     // model slots of a job start, then in scal
+
+	applied []uint64 // asynchronous: next step of each rank
+	updates uint64   // asynchronous: updates applied so far
+	only    int      // asynchronous: the rank being applied
+
+	states  map[stateKey][]byte // opaque states of ranks this shard keeps
+	cut     *pendingCut
+	held    bool // promised not to close steps ≥ heldAt
+	heldAt  uint64
+	saving  map[ledger.CutID]bool // saved here, not yet recorded by decision
+	work    scratch
+	red     reduction
+	log     Log
+	stats   Stats
+	broken  string // why the shard stopped itself; "" while well
+	losses  []float64
+	lossLo  uint64 // step of losses[0]
+	report  time.Duration
+	lastAdv time.Duration // when a chunk last advanced
+	dirty   bool          // something to report
+	askedAt time.Duration
+	staged  []stagedMark
+	outs    []Out
+}
+
+// chunk is the state of one chunk.
+type chunk struct {
+	version uint64
+	staged  [][]entry // [step % depth][rank*roles+role]
+	parked  []parked
+	counted int // used by a planted fault only
+}
+
+// entry is one staged contribution to one chunk.
+type entry struct {
+	msg    *wire.Message
+	vals   []float32 // view of the tail; nil for an explicit null
+	member ledger.Member
+	step   uint64
+}
+
+// parked is a pull that waits for its version.
+type parked struct {
+	worker  string
+	version uint64
+	seq     uint64
+}
+
+type stateKey struct {
+	rank int
+	step uint64
+}
+
+// Stats are running totals, for metrics.
+type Stats struct {
+	Pushes, Duplicates, Refused, Pulls, Applied uint64
+	BytesIn, BytesOut                           uint64
+	UpdateNanos                                 uint64 // set by the driver's clock, see SetClock
+	Reductions                                  uint64
+}
+
+// New returns an idle shard. It allocates the parameters and slots.
+func New(cfg Config) *Shard {
+	l := cfg.Layout
+	s := &Shard{cfg: cfg, spec: cfg.Rule.Spec(), states: map[stateKey][]byte{}, saving: map[ledger.CutID]bool{}}
+	s.roles = s.spec.Phases[0].Needs
+	s.lo = l.Chunk(cfg.Chunks.Lo).Lo
+	s.n = l.Chunk(cfg.Chunks.Hi-1).Hi - s.lo
+	keep := cfg.Staleness + 2
+	if cfg.Mode == Async {
+		keep = 1
+	}
+	for range keep {
+		s.bufs = append(s.bufs, make([]float32, s.n))
+	}
+	for _, sl := range s.spec.Slots {
+		var x []float32
+		if sl.Class == optim.Element {
+			x = make([]float32, s.n)
+		}
+		s.slots = append(s.slots, x)
+	}
+	s.chunks = make([]chunk, cfg.Chunks.Len())
+	for i := range s.chunks {
+		s.chunks[i].staged = make([][]entry, s.depth())
+		for d := range s.chunks[i].staged {
+			s.chunks[i].staged[d] = make([]entry, cfg.Ranks*len(s.roles))
+		}
+	}
+	s.applied = make([]uint64, cfg.Ranks)
+	s.initTensors()
+	return s
+}
+
+// depth is how many steps may be staged at once.
+func (s *Shard) depth() int { return max(s.cfg.Staleness, 0) + 1 }
+
+// keep is how many versions are held.
+func (s *Shard) keep() uint64 { return uint64(len(s.bufs)) }
+
+// Handle takes one message. It owns m and releases it in time. The returned
+// outputs are valid until the next call.
+func (s *Shard) Handle(m *wire.Message, now time.Duration) []Out {
+	s.outs = s.outs[:0]
+	switch m.Kind {
+	case wire.Push:
+		s.push(m, now)
+		return s.outs
+	case wire.Pull:
+		s.pull(m)
+	case wire.Where:
+		s.where(m)
+	case wire.State:
+		s.keepState(m, now)
+	case wire.News:
+		s.news(m, now)
+	case wire.Hold:
+		s.hold(m)
+	case wire.Partial:
+		s.partial(m, now)
+		return s.outs
+	case wire.AskPartial:
+		s.askedPartial(m)
+	}
+	m.Release()
+	return s.outs
+}
+
+// Stats returns the running totals.
+func (s *Shard) Stats() Stats { return s.stats }
+
+// Versions returns the lowest and highest version among the shard's chunks.
+func (s *Shard) Versions() (lo, hi uint64) {
+	if s.cfg.Mode == Async {
+		return s.updates, s.updates
+	}
+	lo = ^uint64(0)
+	for i := range s.chunks {
+		lo, hi = min(lo, s.chunks[i].version), max(hi, s.chunks[i].version)
+	}
+	return lo, hi
+}
+
+// Ledger returns the decisions applied so far, in sum.
+func (s *Shard) Ledger() *ledger.State { return &s.led }
+
+func (s *Shard) header(k wire.Kind) wire.Header {
+	return wire.Header{Kind: k, Job: s.cfg.Job, Timeline: s.led.Timeline, Shard: uint32(s.cfg.ID), Epoch: s.cfg.Epoch, View: s.led.View}
+}
+
+func (s *Shard) toWorker(w string, h wire.Header, tail []byte) {
+	s.outs = append(s.outs, Out{Kind: ToWorker, Worker: w, H: h, Tail: tail})
+	s.stats.BytesOut += uint64(len(tail))
+}
+
+func (s *Shard) toCoord(h wire.Header, tail []byte) {
+	s.outs = append(s.outs, Out{Kind: ToCoord, H: h, Tail: tail})
+}
+
+// refuse answers m with an error; the model is untouched.
+func (s *Shard) refuse(m *wire.Message, code wire.Code, text string) {
+	h := s.header(wire.Ack)
+	h.Rank, h.Step, h.Chunk, h.Role, h.Code, h.Text = m.Rank, m.Step, m.Chunk, m.Role, code, text
+	h.Incarnation = m.Incarnation
+	h.Lo, h.Hi = s.Versions()
+	if code == wire.ErrBusy || code == wire.ErrAhead {
+		h.RetryMillis = 50
+	}
+	if code == wire.ErrAhead {
+		s.askNews()
+	}
+	h.Seq = s.led.N
+	s.stats.Refused++
+	s.toWorker(m.Worker, h, nil)
+}
+
+func (s *Shard) askNews() {
+	h := s.header(wire.AskNews)
+	h.Seq = s.led.N + 1
+	s.toCoord(h, nil)
+}
