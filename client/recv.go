@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"tributary/comm/wire"
 	"tributary/ledger"
@@ -39,6 +40,8 @@ func (s *Session) recv(m *wire.Message) {
 		s.waiting(m)
 	case wire.Here:
 		s.here(m)
+	case wire.State:
+		s.gotState(m)
 	case wire.AskState:
 		for _, c := range s.flight {
 			if c.Rank == int(m.Rank) && c.Step+1 == m.Step {
@@ -371,6 +374,48 @@ func (s *Session) sendState(c *contribution) {
 	h := s.header(wire.State)
 	h.Rank, h.Step, h.CRC = uint32(c.Rank), c.Step+1, wire.Checksum(c.State)
 	s.toShard(c.Rank%len(s.ranges), h, c.State)
+}
+
+type stateKey struct {
+	rank int
+	step uint64
+}
+
+type loadedState struct {
+	data []byte
+	code wire.Code
+}
+
+// LoadState asks for the opaque state that rank had before step. Loaded hands
+// it out when it has come; the caller repeats the question until then.
+func (s *Session) LoadState(rank int, step uint64, now time.Duration) []Out {
+	s.outs, s.now = s.outs[:0], now
+	if s.plan == nil || rank < 0 || rank >= s.plan.Ranks {
+		return nil
+	}
+	h := s.header(wire.AskState)
+	h.Rank, h.Step = uint32(rank), step
+	s.toShard(rank%len(s.ranges), h, nil)
+	return s.outs
+}
+
+// Loaded hands out the answer to LoadState, once. The error is wire.ErrGone
+// when the shard holds no such state.
+func (s *Session) Loaded(rank int, step uint64) (state []byte, ok bool, err error) {
+	k := stateKey{rank, step}
+	x, ok := s.loaded[k]
+	delete(s.loaded, k)
+	if ok && x.code != wire.OK {
+		err = fmt.Errorf("state of rank %d at step %d: %w", rank, step, x.code)
+	}
+	return x.data, ok, err
+}
+
+func (s *Session) gotState(m *wire.Message) {
+	if wire.Checksum(m.Tail) != m.CRC || m.Code.Retry() || len(s.loaded) > s.plan.Ranks {
+		return
+	}
+	s.loaded[stateKey{int(m.Rank), m.Step}] = loadedState{slices.Clone(m.Tail), m.Code}
 }
 
 // Metric is a message to the coordinator that carries one number of a step.

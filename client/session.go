@@ -22,9 +22,8 @@ type Plan struct {
 	Pinned    bool
 	Broadcast bool
 	Steps     uint64
-	Window    int // chunks in flight per rank and shard
-	CutEvery  uint64
-	RankState bool
+	Window    int  // chunks in flight per rank and shard
+	RankState bool // every contribution carries its rank's opaque state
 	Roles     []optim.Role
 }
 
@@ -55,6 +54,7 @@ type Session struct {
 	err                    error
 	waitText               string
 	lastPush               uint64 // asynchronous: parameters asked for before this are stale
+	loaded                 map[stateKey]loadedState
 	stats                  SessionStats
 	outs                   []Out
 	now                    time.Duration
@@ -109,6 +109,7 @@ type rankState struct {
 	seq    uint64
 	asked  time.Duration
 	issued bool // the application is computing next
+	own    bool // this worker computed the step before next
 }
 
 // Contribution is the gradient of one rank at one step.
@@ -159,7 +160,7 @@ func NewSession(cfg SessionConfig) *Session {
 	if cfg.Retry == 0 {
 		cfg.Retry = 100 * time.Millisecond
 	}
-	return &Session{cfg: cfg, ranks: map[int]*rankState{}}
+	return &Session{cfg: cfg, ranks: map[int]*rankState{}, loaded: map[stateKey]loadedState{}}
 }
 
 func (s *Session) open(spec []byte) error {
@@ -238,20 +239,16 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	if x.Examples == 0 && !c.Null {
 		x.Examples = 1
 	}
-	r.issued, r.next = false, c.Step+1
+	r.issued, r.own, r.next = false, true, c.Step+1
 	s.flight = append(s.flight, x)
 	s.stats.Pushed++
 	s.seq++
 	s.lastPush = s.seq
-	if s.cutAt(c.Step + 1) {
+	if s.plan.RankState {
 		s.sendState(x)
 	}
 	s.advance()
 	return s.outs, nil
-}
-
-func (s *Session) cutAt(v uint64) bool {
-	return s.plan.RankState && (v == s.plan.Steps || s.plan.CutEvery > 0 && v%s.plan.CutEvery == 0)
 }
 
 // Work is what a worker computes next: the gradient at Params for every rank
@@ -261,6 +258,10 @@ type Work struct {
 	Version uint64
 	Params  []float32
 	Ranks   []int
+	// Gained lists those of Ranks that this worker did not compute the step
+	// before: it took them over, or the job was rewound. A worker with state
+	// of its own loads it for them.
+	Gained []int
 }
 
 // Take returns the next work that is ready. Ranks handed out before and not
@@ -285,6 +286,9 @@ func (s *Session) Take(now time.Duration) (Work, bool) {
 		}
 		r.issued = true
 		w.Ranks = append(w.Ranks, r.rank)
+		if !r.own {
+			w.Gained = append(w.Gained, r.rank)
+		}
 	}
 	return w, len(w.Ranks) > 0
 }

@@ -269,7 +269,7 @@ func Suggest(word string, known []string) string {
 func editDistance(a, b string) int {
 	const limit = 64 // longer words are nobody's misspelling
 	if len(a) > limit || len(b) > limit {
-		return 2 * limit
+		return math.MaxInt
 	}
 	var d [limit + 1][limit + 1]int
 	for i := range len(a) + 1 {

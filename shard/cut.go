@@ -262,7 +262,7 @@ func (s *Shard) captureAsync(now time.Duration) {
 // maxStateBytes bounds the opaque state of one rank.
 const maxStateBytes = 1 << 20
 
-// keepState stores the opaque state of a rank at a step.
+// keepState stores the opaque state that a rank has before it computes a step.
 func (s *Shard) keepState(m *wire.Message, now time.Duration) {
 	code := s.current(&m.Header)
 	switch {
@@ -284,19 +284,37 @@ func (s *Shard) keepState(m *wire.Message, now time.Duration) {
 	s.closeAll(now)
 }
 
-// forgetStates drops states that no later cut needs.
-func (s *Shard) forgetStates(before uint64) {
+// giveState answers a worker that took a rank over with the rank's state at a
+// step.
+func (s *Shard) giveState(m *wire.Message) {
+	code := s.current(&m.Header)
+	b, ok := s.states[stateKey{int(m.Rank), m.Step}]
+	if code == wire.OK && !ok {
+		code = wire.ErrGone
+	}
+	h := s.header(wire.State)
+	h.Rank, h.Step, h.Code, h.CRC = m.Rank, m.Step, code, wire.Checksum(b)
+	s.toWorker(m.Worker, h, b)
+}
+
+// forgetStates drops states that neither a cut nor a worker can still need.
+func (s *Shard) forgetStates(recorded uint64) {
+	lo, _ := s.Versions()
+	if s.cfg.Mode == Async {
+		lo = slices.Min(s.applied)
+	}
 	for k := range s.states {
-		if k.step < before {
+		if k.step < recorded && k.step+uint64(s.depth()) < lo {
 			delete(s.states, k)
 		}
 	}
 }
 
-// statesReady says whether the states of this shard's ranks for a cut at v are
-// here, if a cut is taken there at all.
+// statesReady says whether the states that this shard's ranks have at version
+// v are here. They are required at every step, not only at cuts, so that a
+// worker that takes a rank over can go on exactly where it stands.
 func (s *Shard) statesReady(v uint64) bool {
-	if !s.cfg.RankState || !s.cutAt(v) {
+	if !s.cfg.RankState {
 		return true
 	}
 	for rank := range s.cfg.Ranks {
@@ -308,7 +326,7 @@ func (s *Shard) statesReady(v uint64) bool {
 }
 
 func (s *Shard) statesReadyFor(rank int, v uint64) bool {
-	if !s.cfg.RankState || !s.cutAt(v) || rank%s.cfg.Shards != s.cfg.ID || !s.led.In(rank) {
+	if !s.cfg.RankState || rank%s.cfg.Shards != s.cfg.ID || !s.led.In(rank) {
 		return true
 	}
 	if _, ok := s.states[stateKey{rank, v}]; ok {

@@ -56,6 +56,8 @@ type Config struct {
 	Broadcast bool   // publish new parameters to all workers unasked
 	Seed      uint64
 	Epoch     uint64 // of this owner
+	// Clock, if set, times the work for the statistics; nothing depends on it.
+	Clock func() time.Duration
 }
 
 // ToWorker and the others say what the driver must do with an [Out].
@@ -163,7 +165,7 @@ type stateKey struct {
 type Stats struct {
 	Pushes, Duplicates, Refused, Pulls, Applied uint64
 	BytesIn, BytesOut                           uint64
-	UpdateNanos                                 uint64 // set by the driver's clock, see SetClock
+	UpdateNanos                                 uint64 // needs Config.Clock
 	Reductions                                  uint64
 }
 
@@ -220,6 +222,8 @@ func (s *Shard) Handle(m *wire.Message, now time.Duration) []Out {
 		s.where(m)
 	case wire.State:
 		s.keepState(m, now)
+	case wire.AskState:
+		s.giveState(m)
 	case wire.News:
 		s.news(m, now)
 	case wire.Hold:

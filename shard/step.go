@@ -121,7 +121,13 @@ func (s *Shard) closeChunk(ci int, now time.Duration) {
 	c := &s.chunks[ci]
 	t := c.version
 	sc := s.scalars(t, c)
-	s.update(ci, t, sc)
+	if clock := s.cfg.Clock; clock != nil {
+		t0 := clock()
+		s.update(ci, t, sc)
+		s.stats.UpdateNanos += uint64(clock() - t0)
+	} else {
+		s.update(ci, t, sc)
+	}
 	s.finishChunk(ci, now)
 }
 

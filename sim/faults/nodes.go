@@ -317,7 +317,7 @@ func (x *workerNode) start() {
 	w.log("start "+x.name(), uint64(x.gen))
 	p := w.plan
 	plan := &client.Plan{Layout: w.layout, Shards: p.Shards, Ranks: p.Ranks, Staleness: p.Staleness, Pinned: true, Broadcast: p.Broadcast,
-		Steps: p.Steps, Window: p.Window, CutEvery: p.CutEvery, RankState: p.RankState}
+		Steps: p.Steps, Window: p.Window, RankState: p.RankState}
 	rule, _, _, err := p.rule()
 	if err != nil {
 		w.fail("plan: %v", err)

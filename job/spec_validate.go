@@ -1,0 +1,193 @@
+package job
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"tributary/layout"
+	"tributary/ledger"
+	"tributary/optim"
+)
+
+// The words of a job file.
+var (
+	modelKinds = []string{"softmax", "mlp", "cnn", "tensors"}
+	dataNames  = []string{"digits", "mnist", "fashion-mnist", "csv", "libsvm", "none"}
+	onLosses   = []string{string(Reassign), string(Wait), string(Shrink)}
+	onBads     = []string{"halt", "null"}
+	levels     = []string{"applied", "durable"}
+)
+
+// Limits of a job file.
+const (
+	maxStaleness = 1 << 10
+	maxWindow    = 1 << 10
+	maxBatch     = 1 << 24
+	maxWidth     = 1 << 20 // units of a layer
+	maxLayers    = 64
+	maxSteps     = 1 << 50
+)
+
+// A name is part of subjects, keys and file names.
+var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+// Validate checks everything that can be checked without data or a cluster.
+// The error, if any, is a [Problems] with all that was found.
+func (s *Spec) Validate() error {
+	c := &checker{}
+	s.check(c)
+	if len(c.problems) > 0 {
+		return c.problems
+	}
+	return nil
+}
+
+// checker collects problems by path.
+type checker struct{ problems Problems }
+
+func (c *checker) bad(path, format string, args ...any) {
+	c.problems = append(c.problems, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) word(path, x string, known []string) {
+	if !slices.Contains(known, x) {
+		c.bad(path, "%q is none of %s: %s", x, strings.Join(known, ", "), optim.Suggest(x, known))
+	}
+}
+
+func (c *checker) between(path string, x, lo, hi int) {
+	if x < lo || x > hi {
+		c.bad(path, "got %d, want %d to %d", x, lo, hi)
+	}
+}
+
+func (c *checker) steps(path string, x, lo uint64) {
+	if x < lo || x > maxSteps {
+		c.bad(path, "got %d, want %d to %d", x, lo, uint64(maxSteps))
+	}
+}
+
+// errors adds every line of err.
+func (c *checker) errors(path string, err error) {
+	if err == nil {
+		return
+	}
+	if j, ok := err.(interface{ Unwrap() []error }); ok && len(j.Unwrap()) > 0 && strings.Contains(err.Error(), "\n") {
+		for _, e := range j.Unwrap() {
+			c.errors(path, e)
+		}
+		return
+	}
+	c.bad(path, "%v", err)
+}
+
+func (s *Spec) check(c *checker) {
+	if !nameForm.MatchString(s.Name) {
+		c.bad("name", "%q: want up to 63 small letters, digits, - and _, the first a letter or digit", s.Name)
+	}
+	s.checkModel(c)
+	s.checkData(c)
+	c.between("ranks", s.Ranks, 0, ledger.MaxRanks)
+	c.between("workers", s.Workers, 1, ledger.MaxRanks)
+	c.between("servers", s.Servers, 1, ledger.MaxShards/shardsPerServer)
+	c.between("shards", s.Shards, 0, ledger.MaxShards)
+	c.between("chunk", s.Chunk, 0, layout.MaxChunkLen)
+	c.between("batch", s.Batch, 1, maxBatch)
+	c.steps("steps", s.Steps, 1)
+	rule := s.checkOptimizer(c)
+	_, err := s.NewAggregate()
+	c.errors("aggregate", err)
+	c.between("staleness", s.Staleness, -1, maxStaleness)
+	if s.Pinned && s.Staleness <= 0 {
+		c.bad("pinned", "needs a staleness above 0")
+	}
+	if rule != nil && s.Staleness < 0 && (rule.Spec().Reductions() > 0 || len(rule.Spec().Phases) > 1) {
+		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", s.Optimizer.Rule)
+	}
+	c.word("on_loss", string(s.OnLoss), onLosses)
+	c.word("on_bad", s.OnBad, onBads)
+	c.steps("checkpoint.every", s.Checkpoint.Every, 0)
+	c.between("checkpoint.keep", s.Checkpoint.Keep, 1, 1000)
+	c.steps("eval.every", s.Eval.Every, 0)
+	c.word("level", s.Level, levels)
+	if s.Level == "durable" && s.Checkpoint.Every == 0 {
+		c.bad("level", "durable needs checkpoint.every above 0: workers keep what they pushed until it is in a checkpoint")
+	}
+	c.between("window", s.Window, 1, maxWindow)
+	if s.MemoryBudget < 1<<20 {
+		c.bad("memory_budget", "got %v, want 1MiB or more", s.MemoryBudget)
+	}
+	for _, t := range []struct {
+		path string
+		d    Duration
+	}{{"timeouts.worker", s.Timeouts.Worker}, {"timeouts.start", s.Timeouts.Start}, {"timeouts.retry", s.Timeouts.Retry}} {
+		if t.d <= 0 {
+			text, _ := t.d.MarshalText()
+			c.bad(t.path, "got %s, want more than 0s", text)
+		}
+	}
+}
+
+func (s *Spec) checkModel(c *checker) {
+	m := &s.Model
+	c.word("model.kind", m.Kind, modelKinds)
+	list := func(path string, xs []int, kinds ...string) {
+		if len(xs) > 0 && !slices.Contains(kinds, m.Kind) {
+			c.bad(path, "has no meaning for kind %s", m.Kind)
+		}
+		if len(xs) > maxLayers {
+			c.bad(path, "%d layers, want %d at most", len(xs), maxLayers)
+		}
+		for i, x := range xs {
+			c.between(fmt.Sprintf("%s[%d]", path, i), x, 1, maxWidth)
+		}
+	}
+	list("model.hidden", m.Hidden, "mlp", "cnn")
+	list("model.channels", m.Channels, "cnn")
+	switch {
+	case m.Kind == "tensors":
+		if _, err := layout.New(m.Tensors, 0); err != nil {
+			c.errors("model.tensors", err)
+		}
+	case len(m.Tensors) > 0:
+		c.bad("model.tensors", "has no meaning for kind %s", m.Kind)
+	}
+}
+
+func (s *Spec) checkData(c *checker) {
+	d := &s.Data
+	c.word("data.name", d.Name, dataNames)
+	file := d.Name == "csv" || d.Name == "libsvm"
+	switch {
+	case s.Model.Kind == "tensors" && d.Name != "none":
+		c.bad("data.name", "workers of a model of tensors bring their own data: want none")
+	case s.Model.Kind != "tensors" && d.Name == "none":
+		c.bad("data.name", "a built-in model needs data: want one of %s", strings.Join(dataNames[:len(dataNames)-1], ", "))
+	}
+	if file && d.Path == "" {
+		c.bad("data.path", "%s needs the path of a file", d.Name)
+	}
+	if d.Path != "" && (d.Name == "digits" || d.Name == "none") {
+		c.bad("data.path", "has no meaning for %s", d.Name)
+	}
+	if d.Label != "" && d.Name != "csv" {
+		c.bad("data.label", "has no meaning for %s", d.Name)
+	}
+}
+
+func (s *Spec) checkOptimizer(c *checker) optim.Rule[float32] {
+	rule, err := s.NewRule()
+	switch {
+	case errors.Is(err, optim.ErrUnknownRule):
+		c.errors("optimizer.rule", err)
+	case err != nil:
+		c.errors("optimizer.hyper", err)
+	default:
+		_, err = s.NewSchedule()
+		c.errors("optimizer.schedule", err)
+	}
+	return rule
+}
