@@ -304,6 +304,7 @@ func (s *Session) waiting(m *wire.Message) {
 	var others []string
 	for rank := range s.plan.Ranks {
 		if m.Tail[rank/8]&(1<<(rank%8)) == 0 {
+			s.isStaged(rank, m)
 			continue
 		}
 		mine := false
@@ -323,6 +324,16 @@ func (s *Session) waiting(m *wire.Message) {
 	}
 	if len(others) > 0 {
 		s.waitText = fmt.Sprintf("step %d waits for rank %s", m.Step, strings.Join(others, ", "))
+	}
+}
+
+// isStaged returns the credit of a chunk that the shard turns out to hold: the
+// push arrived and its acknowledgement was lost.
+func (s *Session) isStaged(rank int, m *wire.Message) {
+	for _, c := range s.flight {
+		if c.Rank == rank && c.Step == m.Step && c.state[m.Chunk] == inFlight {
+			s.mark(c, int(m.Chunk), safe)
+		}
 	}
 }
 

@@ -244,33 +244,41 @@ func (s *Session) repairVersion(v *version) {
 	s.stats.Repairs++
 	for k, rg := range s.ranges {
 		n := 0
-		for ci := rg.Lo; ci < rg.Hi && n < repairChunks; ci++ {
-			if !v.got[ci] {
+		for i := range rg.Len() {
+			ci := rg.Lo + (i+v.turn)%rg.Len()
+			if !v.got[ci] && n < repairChunks {
 				n++
 				s.pull(v, k, ci, true)
 			}
 		}
 	}
+	v.turn += repairChunks
 }
 
-// repairPush asks about chunks that were not acknowledged as applied. The
-// answer shows whether they arrived. An asynchronous shard has no versions to
-// ask for, so there the chunk itself is sent again.
+// repairPush asks about chunks that were not acknowledged. The answer shows
+// whether they arrived. An asynchronous shard has no versions to ask for, so
+// there the chunk itself is sent again. Of chunks known to be staged one per
+// shard is asked for, in case the news of their step was lost.
 func (s *Session) repairPush(c *contribution) {
 	s.stats.Repairs++
 	probe := version{v: c.Step + 1}
 	for k, rg := range s.ranges {
-		n := 0
+		n, staged := 0, -1
 		for ci := rg.Lo; ci < rg.Hi && n < repairChunks; ci++ {
 			switch {
-			case c.state[ci] == done || c.state[ci] == unsent:
-				continue
+			case c.state[ci] == safe:
+				staged = ci
+			case c.state[ci] != inFlight:
 			case s.async():
 				s.resend(c, ci)
+				n++
 			default:
 				s.pull(&probe, k, ci, true)
+				n++
 			}
-			n++
+		}
+		if n == 0 && staged >= 0 && !s.async() {
+			s.pull(&probe, k, staged, true)
 		}
 	}
 	s.pushChunks()

@@ -97,6 +97,7 @@ type version struct {
 	pulling bool   // ask for what is missing without waiting for a broadcast
 	since   time.Duration
 	wait    time.Duration
+	turn    int // where the next repair begins
 }
 
 type rankState struct {

@@ -81,6 +81,9 @@ func (c *checker) errors(path string, err error) {
 		}
 		return
 	}
+	if h := (*optim.HyperError)(nil); errors.As(err, &h) {
+		path += "." + h.Name
+	}
 	c.bad(path, "%v", err)
 }
 
@@ -135,7 +138,7 @@ func (s *Spec) checkModel(c *checker) {
 	m := &s.Model
 	c.word("model.kind", m.Kind, modelKinds)
 	list := func(path string, xs []int, kinds ...string) {
-		if len(xs) > 0 && !slices.Contains(kinds, m.Kind) {
+		if len(xs) > 0 && slices.Contains(modelKinds, m.Kind) && !slices.Contains(kinds, m.Kind) {
 			c.bad(path, "has no meaning for kind %s", m.Kind)
 		}
 		if len(xs) > maxLayers {
@@ -152,7 +155,7 @@ func (s *Spec) checkModel(c *checker) {
 		if _, err := layout.New(m.Tensors, 0); err != nil {
 			c.errors("model.tensors", err)
 		}
-	case len(m.Tensors) > 0:
+	case len(m.Tensors) > 0 && slices.Contains(modelKinds, m.Kind):
 		c.bad("model.tensors", "has no meaning for kind %s", m.Kind)
 	}
 }

@@ -87,7 +87,7 @@ func (s *Spec) Set(assignment string) error {
 	}
 	node, err := parseNode([]byte(value))
 	if err != nil {
-		return Problems{{Path: path, Text: err.Error()}}
+		return Problems{{Path: path, Text: fmt.Sprintf("%q is not YAML: %s", value, strings.TrimPrefix(err.Error(), "line 1: "))}}
 	}
 	if node == nil {
 		node = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
@@ -247,6 +247,10 @@ func (d *decoder) pairs(n *yaml.Node, path string, f func(k, x *yaml.Node, sub s
 }
 
 func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		v.SetZero()
+		return
+	}
 	if n.Kind != yaml.SequenceNode {
 		d.bad(n, path, "want a list, got %s", describe(n))
 		return
@@ -301,6 +305,10 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
 	want, ok := "", false
 	switch v.Kind() {
 	case reflect.String:
+		if n.Kind == yaml.ScalarNode && n.Value == "null" { // `on_bad: null` means the word
+			v.SetString("null")
+			return
+		}
 		want, ok = "a word", n.Tag == "!!str"
 	case reflect.Bool:
 		want, ok = "true or false", n.Tag == "!!bool"

@@ -86,6 +86,18 @@ var (
 	ErrHyper = errors.New("bad hyper-parameter")
 )
 
+// HyperError is a problem of one hyper-parameter. It wraps [ErrHyper].
+type HyperError struct {
+	Rule, Name string
+	Text       string // the whole message
+}
+
+// Error implements error.
+func (e *HyperError) Error() string { return e.Text }
+
+// Unwrap implements errors.Is.
+func (e *HyperError) Unwrap() error { return ErrHyper }
+
 // registry is the one piece of global state: a rule is one file, which
 // registers itself in its init, so that adding a rule touches no other file.
 var registry = struct {
@@ -168,12 +180,12 @@ func (d *Def) Resolve(hyper map[string]any) (Values, error) {
 	for _, n := range given {
 		i := slices.Index(known, n)
 		if i < 0 {
-			errs = append(errs, fmt.Errorf("%w: %s has no %q: %s", ErrHyper, d.Name, n, Suggest(n, known)))
+			errs = append(errs, &HyperError{d.Name, n, fmt.Sprintf("%s has no %q: %s", d.Name, n, Suggest(n, known))})
 			continue
 		}
 		x, err := d.Hypers[i].check(hyper[n])
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%w: %s: %w", ErrHyper, d.Name, err))
+			errs = append(errs, &HyperError{d.Name, n, fmt.Sprintf("%s: %v", d.Name, err)})
 			continue
 		}
 		v[n] = x

@@ -1,7 +1,5 @@
 package optim
 
-import "errors"
-
 func init() {
 	Register(Def{
 		Name:  "sgd",
@@ -45,7 +43,7 @@ func newSGD[T Float](v Values) (Rule[T], error) {
 	r := &sgd[T]{momentum: v.Float("momentum"), damp: v.Float("dampening"), wd: v.Float("weight_decay"), nesterov: v.Bool("nesterov"), sign: 1}
 	r.hasMomentum = r.momentum != 0
 	if r.nesterov && (!r.hasMomentum || r.damp != 0) {
-		return nil, errors.Join(ErrHyper, errors.New("sgd: nesterov needs a momentum above 0 and dampening 0"))
+		return nil, &HyperError{"sgd", "nesterov", "sgd: nesterov needs a momentum above 0 and dampening 0"}
 	}
 	if v.Bool("maximize") {
 		r.sign = -1

@@ -35,17 +35,23 @@ func (s *Shard) captureChunk(ci int) {
 	if s.phase != running || !s.cutAt(v) || s.saved(v) {
 		return
 	}
-	if s.cut == nil || s.cut.step != v {
-		s.cut = &pendingCut{step: v, got: make([]bool, len(s.chunks)), left: len(s.chunks)}
+	// With staleness, chunks may be at different steps, so several cuts may be
+	// under way.
+	i := slices.IndexFunc(s.cuts, func(c *pendingCut) bool { return c.step == v })
+	if i < 0 {
+		i = len(s.cuts)
+		s.cuts = append(s.cuts, &pendingCut{step: v, got: make([]bool, len(s.chunks)), left: len(s.chunks)})
 	}
-	if s.cut.got[ci] {
+	c := s.cuts[i]
+	if c.got[ci] {
 		return
 	}
-	s.cut.got[ci] = true
-	s.cut.left--
-	s.copyChunk(ci, v)
-	if s.cut.left == 0 {
-		s.completeCut()
+	c.got[ci] = true
+	c.left--
+	s.copyChunk(c, ci)
+	if c.left == 0 {
+		s.cuts = slices.Delete(s.cuts, i, i+1)
+		s.completeCut(c)
 	}
 }
 
@@ -58,13 +64,18 @@ func (s *Shard) saved(v uint64) bool {
 	return slices.Contains(s.led.Cuts, id) || s.led.Base.Step == v && s.led.Base.Timeline != 0
 }
 
-func (s *Shard) copyChunk(ci int, v uint64) {
+func (s *Shard) copyChunk(c *pendingCut, ci int) {
+	v := c.step
 	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
 	lo, hi := r.Lo-s.lo, r.Hi-s.lo
 	add := func(name string, x []float32) {
-		s.cut.parts = append(s.cut.parts, layout.Section{Name: name, Range: r, F32: slices.Clone(x[lo:hi])})
+		c.parts = append(c.parts, layout.Section{Name: name, Range: r, F32: slices.Clone(x[lo:hi])})
 	}
 	add("params", s.bufs[v%s.keep()])
+	// A job with staleness goes on from older versions too.
+	for back := 1; back <= s.cfg.Staleness && uint64(back) <= v; back++ {
+		add(fmt.Sprintf("params-%d", back), s.bufs[(v-uint64(back))%s.keep()])
+	}
 	for i, x := range s.slots {
 		if x != nil {
 			add("slot/"+s.spec.Slots[i].Name, x)
@@ -73,9 +84,8 @@ func (s *Shard) copyChunk(ci int, v uint64) {
 }
 
 // completeCut hands the finished snapshot to the driver.
-func (s *Shard) completeCut() {
-	v := s.cut.step
-	parts := s.cut.parts
+func (s *Shard) completeCut(c *pendingCut) {
+	v, parts := c.step, c.parts
 	model := s.model
 	if s.cfg.Mode != Async && s.scal != nil && v > 0 {
 		if sc := &s.scal[(v-1)%uint64(len(s.scal))]; sc.ready && sc.step == v-1 {
@@ -108,7 +118,6 @@ func (s *Shard) completeCut() {
 		}
 		parts = append(parts, layout.Section{Name: "applied", Range: layout.Range{Lo: s.lo, Hi: s.lo + s.n}, F64: x})
 	}
-	s.cut = nil
 	id := ledger.CutID{Timeline: s.led.Timeline, Step: v}
 	s.saving[id] = false
 	s.outs = append(s.outs, Out{Kind: SaveCut, Cut: id, Sections: parts})
@@ -191,8 +200,27 @@ func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
 	}
 	if s.cfg.Mode != Async {
 		s.setVersion(id.Step)
+		s.restoreOlder(id.Step, parts)
 	}
 	return nil
+}
+
+// restoreOlder fills the versions before v that a job with staleness still
+// hands out; what the cut lacks is gone.
+func (s *Shard) restoreOlder(v uint64, parts []layout.Section) {
+	s.floor = v
+	for back := 1; back <= s.cfg.Staleness && uint64(back) <= v; back++ {
+		left := s.n
+		for _, p := range parts {
+			if p.Name == fmt.Sprintf("params-%d", back) {
+				left -= s.fill(s.bufs[(v-uint64(back))%s.keep()], p)
+			}
+		}
+		if left != 0 {
+			return
+		}
+		s.floor = v - uint64(back)
+	}
 }
 
 func (s *Shard) restoreNamed(id ledger.CutID, need map[string]int, p layout.Section) {
@@ -246,11 +274,11 @@ func (s *Shard) captureAsync(now time.Duration) {
 		return
 	}
 	if s.cutAt(v) && !s.saved(v) {
-		s.cut = &pendingCut{step: v}
+		c := &pendingCut{step: v}
 		for i := range s.chunks {
-			s.copyChunk(i, 0)
+			s.copyChunk(c, i)
 		}
-		s.completeCut()
+		s.completeCut(c)
 	}
 	for rank := range s.cfg.Ranks {
 		if s.whole(rank, s.applied[rank]) {

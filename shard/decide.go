@@ -86,7 +86,7 @@ func (s *Shard) reset() {
 			}
 		}
 	}
-	s.scal, s.cut, s.held, s.broken = nil, nil, false, ""
+	s.scal, s.cuts, s.floor, s.held, s.broken = nil, nil, 0, false, ""
 	s.staged = nil
 	s.red = reduction{}
 	clear(s.saving)
@@ -175,12 +175,13 @@ func (s *Shard) hold(m *wire.Message) {
 	s.toCoord(h, nil)
 }
 
-// discardForeign drops, in jobs that close atomically, what was staged by
-// somebody who no longer holds the rank: a contribution is all of one
-// incarnation or nothing (C8). Streaming jobs keep the bytes: whoever
-// recomputes them gets the same.
+// discardForeign drops, in jobs whose ranks may not recompute the same bits,
+// what was staged by somebody who no longer holds the rank: a contribution is
+// all of one incarnation or nothing (C8). Streaming jobs and jobs that close
+// by reduction keep the bytes: whoever recomputes them gets the same, and a
+// reduction that has begun may not lose its inputs.
 func (s *Shard) discardForeign() {
-	if s.cfg.Mode == Streaming {
+	if s.cfg.Mode == Streaming || s.cfg.Mode == ByReduction {
 		return
 	}
 	for i := range s.chunks {

@@ -38,7 +38,7 @@ func (s *Shard) pull(m *wire.Message) {
 		if m.Hi != 0 {
 			s.sayWaiting(m, ci)
 		}
-	case v+s.keep() <= cur:
+	case v+s.keep() <= cur || v < s.floor && s.cfg.Mode != Async:
 		s.refuse(m, wire.ErrGone, "")
 	default:
 		h, tail := s.params(ci, v)

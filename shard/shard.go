@@ -114,7 +114,8 @@ type Shard struct {
 	only    int      // asynchronous: the rank being applied
 
 	states  map[stateKey][]byte // opaque states of ranks this shard keeps
-	cut     *pendingCut
+	cuts    []*pendingCut
+	floor   uint64 // versions below were not restored
 	held    bool // promised not to close steps ≥ heldAt
 	heldAt  uint64
 	saving  map[ledger.CutID]bool // saved here, not yet recorded by decision

@@ -134,7 +134,7 @@ func (w *world) blame() string {
 	s := ""
 	for _, x := range w.workers {
 		if x.up {
-			s += fmt.Sprintf("%s: %s; ", x.name(), x.session.Waiting(x.clock()))
+			s += fmt.Sprintf("%s: %s [%s]; ", x.name(), x.session.Waiting(x.clock()), x.session.Debug())
 		}
 	}
 	for _, sv := range w.servers {
