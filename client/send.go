@@ -266,18 +266,18 @@ func (s *Session) repairPush(c *contribution) {
 		n, staged := 0, -1
 		for ci := rg.Lo; ci < rg.Hi && n < repairChunks; ci++ {
 			switch {
+			case s.async() && (c.state[ci] == safe || c.state[ci] == inFlight):
+				s.resend(c, ci)
+				n++
 			case c.state[ci] == safe:
 				staged = ci
 			case c.state[ci] != inFlight:
-			case s.async():
-				s.resend(c, ci)
-				n++
 			default:
 				s.pull(&probe, k, ci, true)
 				n++
 			}
 		}
-		if n == 0 && staged >= 0 && !s.async() {
+		if n == 0 && staged >= 0 {
 			s.pull(&probe, k, staged, true)
 		}
 	}

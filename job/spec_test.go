@@ -3,6 +3,7 @@ package job
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -280,6 +281,33 @@ func TestSet(t *testing.T) {
 	}
 	if !reflect.DeepEqual(s, before) {
 		t.Errorf("a refused Set changed the spec: %+v", s)
+	}
+}
+
+// Files that are large or deep cost no more than a small multiple of reading
+// them, and are not answered with a book.
+func TestHostileFiles(t *testing.T) {
+	var keys, hypers strings.Builder
+	hypers.WriteString("optimizer:\n  hyper:\n")
+	for i := range 20000 {
+		fmt.Fprintf(&keys, "key%d: 1\n", i)
+		fmt.Fprintf(&hypers, "    h%d: 1\n", i)
+	}
+	for name, file := range map[string]string{
+		"flow":   strings.Repeat("[", 9000),
+		"block":  strings.Repeat("- ", 9000),
+		"nested": strings.Repeat("{a: ", 5000) + strings.Repeat("}", 5000),
+		"keys":   keys.String(),
+		"hypers": hypers.String(),
+		"list":   "model: {kind: mlp, hidden: [" + strings.Repeat("0,", 100000) + "]}",
+		"words":  "model: {kind: mlp, hidden: [" + strings.Repeat("x,", 100000) + "]}",
+	} {
+		start := time.Now()
+		_, err := Parse([]byte(file))
+		if err == nil || strings.Count(err.Error(), "\n") > 2*maxProblems {
+			t.Errorf("%s: %d lines of error, want 1 to %d", name, strings.Count(fmt.Sprint(err), "\n"), 2*maxProblems)
+		}
+		t.Logf("%s: %v", name, time.Since(start))
 	}
 }
 

@@ -49,6 +49,9 @@ func (s *Spec) Validate() error {
 type checker struct{ problems Problems }
 
 func (c *checker) bad(path, format string, args ...any) {
+	if len(c.problems) >= maxProblems {
+		return
+	}
 	c.problems = append(c.problems, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 

@@ -150,7 +150,14 @@ func (d *decoder) bad(n *yaml.Node, path, format string, args ...any) {
 	d.problems = append(d.problems, Problem{Line: n.Line, Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
+// maxProblems is how many problems are looked for: beyond that the file is
+// something else.
+const maxProblems = 100
+
 func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
+	if len(d.problems) >= maxProblems {
+		return
+	}
 	if n.Kind == yaml.AliasNode {
 		d.bad(n, path, "aliases are not supported")
 		return
@@ -227,7 +234,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 // what comes twice.
 func (d *decoder) pairs(n *yaml.Node, path string, f func(k, x *yaml.Node, sub string)) {
 	seen := map[string]int{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && len(d.problems) < maxProblems; i += 2 {
 		k, x := n.Content[i], n.Content[i+1]
 		sub := k.Value
 		if path != "" {

@@ -19,7 +19,7 @@ func adamHypers(lr, eps, wd float64, decay string) []Hyper {
 	}
 }
 
-// adamHyper are their values.
+// adamHyper are the values of adamHypers, without lr.
 type adamHyper struct{ b1, b2, eps, wd float64 }
 
 func adamValues(v Values) (h adamHyper) {

@@ -33,8 +33,7 @@ type golden struct {
 }
 
 // hyperNames maps the references' names of hyper-parameters to ours. "beta1"
-// and "beta2" become a pair; an empty name is a setting that every rule here
-// has anyway, and any name not listed fails the replay.
+// and "beta2" become a pair. A name that is not listed fails the replay.
 var hyperNames = map[string]string{
 	"lr": "lr", "momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov", "maximize": "maximize",
 	"weight_decay": "weight_decay", "betas": "betas", "beta1": "betas", "beta2": "betas", "eps": "eps", "epsilon": "eps",
@@ -87,7 +86,7 @@ func readGolden(t testing.TB, file string) *golden {
 	return g
 }
 
-// rule makes the rule of g. A name that is not in hyperNames is an error.
+// hyper returns g's hyper-parameters under our names.
 func (g *golden) hyper() (map[string]any, error) {
 	h := map[string]any{}
 	betas := []any{0.9, 0.999}

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"tributary/comm/wire"
@@ -192,18 +193,29 @@ func (s *Shard) discardForeign() {
 					continue
 				}
 				rank := j / len(s.roles)
-				if m, ok := s.led.Member(rank); !ok || m != e.member || !s.led.In(rank) {
+				if !s.serves(rank, e.member) {
 					e.drop()
 				}
 			}
 		}
 	}
+	s.staged = slices.DeleteFunc(s.staged, func(m stagedMark) bool { return !s.serves(m.rank, m.member) })
+}
+
+// serves says whether member holds rank in the present view.
+func (s *Shard) serves(rank int, member ledger.Member) bool {
+	m, ok := s.led.Member(rank)
+	return ok && m == member && s.led.In(rank)
 }
 
 func (s *Shard) closeAll(now time.Duration) {
 	if s.cfg.Mode != Streaming {
 		for rank := range s.cfg.Ranks {
-			s.atomicReady(rank, s.chunks[0].version, now)
+			step := s.chunks[0].version
+			if s.cfg.Mode == Async {
+				step = s.applied[rank]
+			}
+			s.atomicReady(rank, step, now)
 		}
 		return
 	}

@@ -21,18 +21,26 @@ var littleEndian = func() bool {
 // Float32s views b as float32 numbers in place. ok is false when the length is
 // not a multiple of four, b is not aligned, or this machine is big-endian: then
 // the caller copies with [CopyFloat32s].
-func Float32s(b []byte) (x []float32, ok bool) {
+func Float32s(b []byte) (x []float32, ok bool) { return view[float32](b) }
+
+// Float64s is Float32s for float64 numbers.
+func Float64s(b []byte) (x []float64, ok bool) { return view[float64](b) }
+
+func view[T float32 | float64](b []byte) ([]T, bool) {
 	if len(b) == 0 {
 		return nil, true
 	}
-	if len(b)%4 != 0 || !littleEndian || uintptr(unsafe.Pointer(&b[0]))%4 != 0 {
+	size := int(unsafe.Sizeof(T(0)))
+	// The multiple of size, not of the type's alignment: a 32-bit machine wants
+	// float64 at multiples of four only.
+	if len(b)%size != 0 || !littleEndian || uintptr(unsafe.Pointer(&b[0]))%uintptr(size) != 0 {
 		return nil, false
 	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/4), true
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), len(b)/size), true
 }
 
 // CopyFloat32s decodes as many numbers as fit both dst and b, and returns how
-// many.
+// many. b need not be aligned; bytes after the last whole number are ignored.
 func CopyFloat32s(dst []float32, b []byte) int {
 	n := min(len(dst), len(b)/4)
 	if x, ok := Float32s(b[:4*n]); ok {
@@ -47,6 +55,9 @@ func CopyFloat32s(dst []float32, b []byte) int {
 // CopyFloat64s is CopyFloat32s for float64 numbers.
 func CopyFloat64s(dst []float64, b []byte) int {
 	n := min(len(dst), len(b)/8)
+	if x, ok := Float64s(b[:8*n]); ok {
+		return copy(dst, x)
+	}
 	for i := range n {
 		dst[i] = math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:]))
 	}
@@ -54,13 +65,13 @@ func CopyFloat64s(dst []float64, b []byte) int {
 }
 
 // Bytes32 returns x as it travels: a view of x's memory on little-endian
-// machines, else a converted copy.
+// machines, else a converted copy. The result is for reading only.
 func Bytes32(x []float32) []byte {
 	if len(x) == 0 {
 		return nil
 	}
 	if littleEndian {
-		return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x))
+		return rawBytes(x)
 	}
 	b := make([]byte, 0, 4*len(x))
 	for _, v := range x {
@@ -75,7 +86,7 @@ func Bytes64(x []float64) []byte {
 		return nil
 	}
 	if littleEndian {
-		return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 8*len(x))
+		return rawBytes(x)
 	}
 	b := make([]byte, 0, 8*len(x))
 	for _, v := range x {
@@ -84,28 +95,42 @@ func Bytes64(x []float64) []byte {
 	return b
 }
 
+// rawBytes views x, which is not empty, as it lies in memory.
+func rawBytes[T float32 | float64](x []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), len(x)*int(unsafe.Sizeof(x[0])))
+}
+
 // AllFinite says whether x holds neither NaN nor Inf: no exponent is all ones.
-// Adding one to an all-ones exponent carries into the sign's place, so eight
-// numbers are tested with one branch.
+// Adding one to an all-ones exponent carries into the place of the sign, so two
+// numbers are tested in one 64-bit word (no carry leaves its half: the masked
+// half is at most 7f800000) and sixteen with one branch.
 func AllFinite(x []float32) bool {
-	const mask, one = 0x7f800000, 0x00800000
-	for len(x) >= 8 {
-		v := x[:8:8]
-		c := math.Float32bits(v[0])&mask + one
-		c |= math.Float32bits(v[1])&mask + one
-		c |= math.Float32bits(v[2])&mask + one
-		c |= math.Float32bits(v[3])&mask + one
-		c |= math.Float32bits(v[4])&mask + one
-		c |= math.Float32bits(v[5])&mask + one
-		c |= math.Float32bits(v[6])&mask + one
-		c |= math.Float32bits(v[7])&mask + one
-		if c&0x80000000 != 0 {
-			return false
+	const (
+		mask = 0x7f8000007f800000
+		one  = 0x0080000000800000
+		sign = 0x8000000080000000
+	)
+	if len(x) >= 16 {
+		b := rawBytes(x)
+		for len(b) >= 64 {
+			w := b[:64:64]
+			c := binary.NativeEndian.Uint64(w[0:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[8:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[16:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[24:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[32:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[40:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[48:])&mask + one
+			c |= binary.NativeEndian.Uint64(w[56:])&mask + one
+			if c&sign != 0 {
+				return false
+			}
+			b = b[64:]
 		}
-		x = x[8:]
+		x = x[len(x)&^15:]
 	}
 	for _, v := range x {
-		if math.Float32bits(v)&mask == mask {
+		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
 			return false
 		}
 	}

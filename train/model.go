@@ -1,0 +1,192 @@
+// Package train holds what the built-in jobs train: data sets, the order in
+// which ranks see the examples, models with their gradients, and the picture
+// of a finished run.
+//
+// It knows nothing of servers: a worker pulls a parameter vector, asks a
+// [Sampler] which examples its rank sees at a step, lets a [Model] turn both
+// into a gradient, and pushes that. All of it is deterministic: the same
+// parameters, seed, rank and step give the same gradient, bit for bit, on the
+// same kind of machine.
+//
+// Models are dense float32 networks on one core. They exist to exercise and to
+// demonstrate the parameter server; larger models belong in a worker of one's
+// own.
+package train
+
+import (
+	"errors"
+	"fmt"
+
+	"tributary/layout"
+)
+
+// Model computes loss and gradient of one architecture. The parameters are not
+// part of it: they arrive with each call as one flat vector in the order of
+// Tensors. A model holds workspace, so one value serves one goroutine.
+//
+// x holds n examples row by row, y their classes, each in [0, Classes) of the
+// [Shape] the model was made for. Slices of another length are a programmer's
+// mistake and panic. Arguments are only read, except grad.
+//
+// A NaN or Inf in parameters or inputs reaches the loss, unless it only meets
+// zeros: products skip them, so a NaN weight of a hidden unit that is off for
+// all n examples goes unseen.
+type Model interface {
+	// Name says what the model is, as in "mlp 64-128-10".
+	Name() string
+
+	// Tensors describes the parameters, ready for [layout.New]. Offset and
+	// Len are set. The caller must not change the slice.
+	Tensors() []layout.Tensor
+
+	// Grad overwrites grad with the gradient of the mean cross-entropy over
+	// the n examples, in nats, and returns that mean and the number of
+	// examples whose likeliest class is the right one. With n = 0 all are 0.
+	// It does not allocate once it has seen as large an n, or 64 examples.
+	Grad(params, x []float32, y []int32, n int, grad []float32) (loss float64, correct int)
+
+	// Eval is Grad without the gradient.
+	Eval(params, x []float32, y []int32, n int) (loss float64, correct int)
+}
+
+// ModelSpec chooses an architecture.
+type ModelSpec struct {
+	Kind     string // softmax, mlp or cnn
+	Hidden   []int  // widths of the hidden layers of an mlp, and of the dense part of a cnn
+	Channels []int  // of each convolution of a cnn
+}
+
+// Shape is what a model must know of its data set.
+type Shape struct {
+	Dim, Classes  int
+	Height, Width int // of images, Height·Width = Dim; 0 for other data
+}
+
+// ErrModel is wrapped by every error of [NewModel].
+var ErrModel = errors.New("bad model")
+
+const (
+	maxWidth       = 1 << 20
+	maxModelParams = 1 << 28 // 1 GiB of float32
+)
+
+// NewModel makes the model that spec describes for data of shape s.
+//
+//   - softmax: one dense layer, the classes' scores being linear in x.
+//   - mlp: dense layers with ReLU between them.
+//   - cnn: for each channel count a 3×3 convolution with padding 1, ReLU and a
+//     2×2 maximum; then an mlp, of one layer unless Hidden is given.
+//
+// Weights and biases start uniform in ±1/√fan-in, PyTorch's default. Biases
+// are exempt from weight decay.
+func NewModel(spec ModelSpec, s Shape) (Model, error) {
+	if err := spec.check(s); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrModel, err)
+	}
+	b := builder{c: 1, h: s.Height, w: s.Width}
+	for i, c := range spec.Channels {
+		if err := b.convolve(i+1, c); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrModel, err)
+		}
+	}
+	in := s.Dim
+	if len(spec.Channels) > 0 {
+		in = b.c * b.h * b.w
+	}
+	for i, width := range append(spec.Hidden[:len(spec.Hidden):len(spec.Hidden)], s.Classes) {
+		if err := b.connect(i+1, in, width, i < len(spec.Hidden)); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrModel, err)
+		}
+		in = width
+	}
+	return &network{
+		name: spec.name(s), dim: s.Dim, classes: s.Classes,
+		layers: b.layers, tensors: b.tensors, params: b.params,
+	}, nil
+}
+
+func (m ModelSpec) check(s Shape) error {
+	if s.Dim < 1 || s.Classes < 2 {
+		return fmt.Errorf("data with %d features and %d classes: want at least 1 and 2", s.Dim, s.Classes)
+	}
+	switch m.Kind {
+	case "softmax":
+		if len(m.Hidden)+len(m.Channels) > 0 {
+			return errors.New("softmax has neither hidden layers nor channels")
+		}
+	case "mlp":
+		if len(m.Hidden) == 0 || len(m.Channels) > 0 {
+			return errors.New("mlp wants hidden layers and no channels")
+		}
+	case "cnn":
+		if len(m.Channels) == 0 {
+			return errors.New("cnn wants channels")
+		}
+		if s.Height < 1 || s.Width < 1 || s.Height*s.Width != s.Dim {
+			return errors.New("cnn wants images, and these data are not")
+		}
+	default:
+		return fmt.Errorf("kind %q: want softmax, mlp or cnn", m.Kind)
+	}
+	for _, w := range append(m.Hidden[:len(m.Hidden):len(m.Hidden)], m.Channels...) {
+		if w < 1 || w > maxWidth {
+			return fmt.Errorf("layer of width %d: want 1 to %d", w, maxWidth)
+		}
+	}
+	return nil
+}
+
+func (m ModelSpec) name(s Shape) string {
+	name := fmt.Sprintf("%s %d", m.Kind, s.Dim)
+	for _, c := range m.Channels {
+		name += fmt.Sprintf("-%dc", c)
+	}
+	for _, h := range m.Hidden {
+		name += fmt.Sprintf("-%d", h)
+	}
+	return fmt.Sprintf("%s-%d", name, s.Classes)
+}
+
+// builder collects layers and lays out their tensors one after the other.
+type builder struct {
+	layers  []layer
+	tensors []layout.Tensor
+	params  int
+	c, h, w int // channels, height and width after the convolutions so far
+}
+
+func (b *builder) convolve(number, channels int) error {
+	if b.h < 2 || b.w < 2 {
+		return fmt.Errorf("convolution %d: an image of %d×%d cannot be halved", number, b.h, b.w)
+	}
+	l := &conv{cin: b.c, cout: channels, h: b.h, w: b.w}
+	var err error
+	l.weight, l.bias, err = b.place(fmt.Sprintf("conv%d", number), b.c*9, channels, b.c, 3, 3)
+	b.layers = append(b.layers, l, &pool{c: channels, h: b.h, w: b.w})
+	b.c, b.h, b.w = channels, b.h/2, b.w/2
+	return err
+}
+
+func (b *builder) connect(number, in, out int, relu bool) error {
+	l := &dense{in: in, out: out, relu: relu}
+	var err error
+	l.weight, l.bias, err = b.place(fmt.Sprintf("fc%d", number), in, out, in)
+	b.layers = append(b.layers, l)
+	return err
+}
+
+// place appends a weight of the given shape and its bias, one for each row.
+func (b *builder) place(name string, fanIn int, shape ...int) (weight, bias layout.Range, err error) {
+	rows := shape[0]
+	if rows > (maxModelParams-b.params)/(fanIn+1) {
+		return weight, bias, fmt.Errorf("%s: more than %d parameters", name, maxModelParams)
+	}
+	start := layout.Init{Kind: layout.Uniform, Scale: kaiming(fanIn)}
+	weight = layout.Range{Lo: b.params, Hi: b.params + rows*fanIn}
+	bias = layout.Range{Lo: weight.Hi, Hi: weight.Hi + rows}
+	b.params = bias.Hi
+	b.tensors = append(b.tensors,
+		layout.Tensor{Name: name + ".weight", Shape: shape, Init: start, Offset: weight.Lo, Len: weight.Len()},
+		layout.Tensor{Name: name + ".bias", Shape: []int{rows}, NoDecay: true, Init: start, Offset: bias.Lo, Len: rows})
+	return weight, bias, nil
+}
