@@ -82,7 +82,7 @@ func (s *Session) welcome(m *wire.Message) {
 	}
 	s.inc, s.waitText = m.Incarnation, ""
 	s.takeView()
-	if m.Lo > s.led.N {
+	if s.newsTo = max(s.newsTo, m.Lo); m.Lo > s.led.N {
 		s.newsAt = 0
 		s.askNews()
 	}
@@ -99,6 +99,7 @@ func (s *Session) askNews() {
 }
 
 func (s *Session) news(m *wire.Message) {
+	s.newsTo = max(s.newsTo, m.Seq)
 	if len(m.Tail) == 0 {
 		if m.Seq > s.led.N {
 			s.askNews()
@@ -137,6 +138,7 @@ func (s *Session) restart() {
 		v.used = false
 	}
 	clear(s.ranks)
+	s.pushedTo = 0
 	s.seq++
 	s.lastPush = s.seq
 	s.takeView()

@@ -25,6 +25,13 @@ type Plan struct {
 	Window    int  // chunks in flight per rank and shard
 	RankState bool // every contribution carries its rank's opaque state
 	Roles     []optim.Role
+	// NullBad turns a contribution that is not finite into an explicit null
+	// one, of weight zero on every shard, instead of an error.
+	NullBad bool
+	// Durable says that a push counts as acknowledged once it is in a recorded
+	// cut.
+	Durable bool
+	Retry   time.Duration // first wait before asking again; 0: the session's
 }
 
 // Session is the worker's side of the protocol as a pure state machine: the
@@ -49,10 +56,12 @@ type Session struct {
 	seq    uint64
 
 	joinAt, beatAt, newsAt time.Duration
+	newsTo                 uint64 // number of the newest decision heard of
 	rewound                bool
 	rewoundTo              uint64
 	err                    error
 	waitText               string
+	pushedTo               uint64 // first step behind all that was pushed in this timeline
 	lastPush               uint64 // asynchronous: parameters asked for before this are stale
 	loaded                 map[stateKey]loadedState
 	stats                  SessionStats
@@ -67,8 +76,8 @@ type SessionConfig struct {
 	Nonce   uint64        // of this process; not 0
 	Replace bool          // take the name over from a live process
 	Retry   time.Duration // first wait before asking again; doubles up to 16 times that
-	// Open makes the plan from the job's specification.
-	Open func(spec []byte) (*Plan, error)
+	// Open makes the plan from the job's record, normally [OpenPlan].
+	Open func(record []byte) (*Plan, error)
 }
 
 // Out is a message to send: to shard Shard, or to the coordinator when Shard
@@ -164,12 +173,15 @@ func NewSession(cfg SessionConfig) *Session {
 	return &Session{cfg: cfg, ranks: map[int]*rankState{}, loaded: map[stateKey]loadedState{}}
 }
 
-func (s *Session) open(spec []byte) error {
-	p, err := s.cfg.Open(spec)
+func (s *Session) open(record []byte) error {
+	p, err := s.cfg.Open(record)
 	if err != nil {
 		return err
 	}
 	s.plan = p
+	if p.Retry > 0 {
+		s.cfg.Retry = p.Retry
+	}
 	s.ranges = p.Layout.Shards(p.Shards)
 	s.heard = make([]time.Duration, len(s.ranges))
 	keep := max(p.Staleness, -1) + 2
@@ -224,11 +236,12 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	for i, rg := range s.ranges {
 		x.next[i] = rg.Lo
 	}
+	if s.plan.NullBad && !c.Null && !s.finite(&c) {
+		c.Null, c.Grad, c.Extra = true, nil, nil
+		x.Contribution = c
+	}
 	for _, role := range s.plan.Roles {
-		t := c.Grad
-		if role != optim.Grad {
-			t = c.Extra[role]
-		}
+		t := c.tensor(role)
 		if !c.Null && len(t) != s.plan.Layout.P {
 			return nil, fmt.Errorf("rank %d, step %d: %v has %d numbers, the model %d: %w", c.Rank, c.Step, role, len(t), s.plan.Layout.P, wire.ErrBadShape)
 		}
@@ -242,6 +255,7 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	}
 	r.issued, r.own, r.next = false, true, c.Step+1
 	s.flight = append(s.flight, x)
+	s.pushedTo = max(s.pushedTo, c.Step+1)
 	s.stats.Pushed++
 	s.seq++
 	s.lastPush = s.seq
@@ -250,6 +264,18 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	}
 	s.advance()
 	return s.outs, nil
+}
+
+// tensor is what c carries in a role.
+func (c *Contribution) tensor(role optim.Role) []float32 {
+	if role == optim.Grad {
+		return c.Grad
+	}
+	return c.Extra[role]
+}
+
+func (s *Session) finite(c *Contribution) bool {
+	return !slices.ContainsFunc(s.plan.Roles, func(r optim.Role) bool { return !wire.AllFinite(c.tensor(r)) })
 }
 
 // Work is what a worker computes next: the gradient at Params for every rank
@@ -349,6 +375,8 @@ func (s *Session) Err() error {
 		return s.err
 	case s.led.Finished:
 		return ErrDone
+	case s.led.N < s.newsTo:
+		return nil // what comes next may take a stop or a halt back
 	case s.led.Halted:
 		return fmt.Errorf("%w: %s", ErrHalted, s.led.Reason)
 	case s.led.Stopped && s.led.Newest().Step == s.led.StopAt && len(s.flight) == 0:
@@ -357,8 +385,11 @@ func (s *Session) Err() error {
 	return nil
 }
 
-// Idle says whether all contributions have been acknowledged as applied.
-func (s *Session) Idle() bool { return len(s.flight) == 0 }
+// Acknowledged says whether everything pushed is acknowledged at the job's
+// level: applied, or in a recorded cut.
+func (s *Session) Acknowledged() bool {
+	return len(s.flight) == 0 && (s.plan == nil || !s.plan.Durable || s.led.Newest().Step >= s.pushedTo)
+}
 
 // Plan returns the job's plan, or nil before the coordinator's welcome.
 func (s *Session) Plan() *Plan { return s.plan }

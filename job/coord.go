@@ -75,6 +75,7 @@ type Coord struct {
 	stopWhy  string
 	stopAt   uint64
 	stopSent time.Duration
+	resume   bool // asked to go on after a stop or a halt
 	closing  uint64 // ByDecision: next step to close
 	badCuts  map[ledger.CutID]bool
 	halt     string
@@ -136,7 +137,9 @@ func (c *Coord) take(d *ledger.Decision) bool {
 	switch d.Kind {
 	case ledger.Begin:
 		c.closing = d.Step
-		c.stop = false
+		// A stop that was asked for and not yet decided outlives the timeline.
+		c.stop, c.stopAt, c.stopSent = c.stop && !c.resume, d.Step, 0
+		c.resume, c.halt = false, ""
 		for i := range c.shards {
 			clear(c.shards[i].saved)
 			clear(c.shards[i].staged)
@@ -386,7 +389,7 @@ func (c *Coord) reported(m *wire.Message, s *shardInfo) {
 			c.note("%s", m.Text)
 			return
 		}
-		if c.halt == "" {
+		if c.halt == "" && !c.led.Halted {
 			c.halt = m.Text
 		}
 		return

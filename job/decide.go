@@ -13,7 +13,7 @@ import (
 
 // decide proposes the first decision that is due, if none is in flight.
 func (c *Coord) decide(now time.Duration) {
-	if c.pending != nil || c.led.Finished || c.led.Halted {
+	if c.pending != nil {
 		return
 	}
 	d := c.due(now)
@@ -32,12 +32,16 @@ func (c *Coord) decide(now time.Duration) {
 // matters: a new timeline before everything that would act on the old one.
 func (c *Coord) due(now time.Duration) *ledger.Decision {
 	switch {
-	case c.halt != "":
+	case c.led.Halted && !c.resume:
+		return nil
+	case c.halt != "" && !c.led.Finished:
 		return &ledger.Decision{Kind: ledger.Halt, Reason: c.halt}
 	case c.led.Timeline == 0:
 		return c.dueStart(now)
 	}
-	if d := c.dueTimeline(); d != nil {
+	// A finished job, too, gets a new timeline when a server restarted: its
+	// model can still be read.
+	if d := c.dueTimeline(); d != nil || c.led.Finished {
 		return d
 	}
 	if d := c.dueView(now); d != nil {
@@ -84,11 +88,11 @@ func (c *Coord) begin(from ledger.CutID) *ledger.Decision {
 }
 
 // dueTimeline starts a new timeline at the newest recorded cut when the owner
-// of a shard restarted (R = 1: what it held is lost), or when the base cut
-// turned out to be unreadable.
+// of a shard restarted (R = 1: what it held is lost), when the base cut turned
+// out to be unreadable, or when a stopped job is to go on.
 func (c *Coord) dueTimeline() *ledger.Decision {
 	bad := c.badCuts[c.led.Base] && c.led.Base.Timeline != 0
-	lost := bad
+	lost := bad || c.resume
 	for i := range c.shards {
 		s := &c.shards[i]
 		if !s.present {
@@ -109,7 +113,9 @@ func (c *Coord) dueTimeline() *ledger.Decision {
 	if len(cuts) > 0 {
 		from = cuts[len(cuts)-1]
 	}
-	return c.begin(from)
+	d := c.begin(from)
+	d.Paused = c.led.Stopped && !c.resume
+	return d
 }
 
 func (c *Coord) dueView(now time.Duration) *ledger.Decision {
@@ -201,6 +207,18 @@ func (c *Coord) RequestStop(why string, now time.Duration) []Out {
 	}
 	c.askHold(now)
 	return c.outs
+}
+
+// RequestResume lets a stopped or halted job go on from its newest cut, on a
+// new timeline. It says whether there is something to resume.
+func (c *Coord) RequestResume(now time.Duration) ([]Out, bool) {
+	c.outs = c.outs[:0]
+	if c.led.Finished || !c.led.Halted && !c.led.Stopped {
+		return nil, false
+	}
+	c.resume = true
+	c.decide(now)
+	return c.outs, true
 }
 
 func (c *Coord) askHold(now time.Duration) {

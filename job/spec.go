@@ -35,6 +35,7 @@ type Spec struct {
 	Pinned       bool       `json:"pinned" yaml:"pinned"`
 	OnLoss       OnLoss     `json:"on_loss" yaml:"on_loss"`
 	Recompute    bool       `json:"recompute" yaml:"recompute"`
+	RankState    bool       `json:"rank_state" yaml:"rank_state"`
 	OnBad        string     `json:"on_bad" yaml:"on_bad"`
 	Checkpoint   Checkpoint `json:"checkpoint" yaml:"checkpoint"`
 	Eval         Evaluation `json:"eval" yaml:"eval"`
@@ -110,7 +111,6 @@ func Default() *Spec {
 		Checkpoint:   Checkpoint{Every: 100, Keep: 2},
 		Eval:         Evaluation{Every: 100},
 		Level:        "applied",
-		Window:       8,
 		MemoryBudget: 2 << 30,
 		Timeouts:     Timeouts{Worker: Duration(2 * time.Second), Start: Duration(time.Minute), Retry: Duration(200 * time.Millisecond)},
 	}

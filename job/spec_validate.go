@@ -114,6 +114,12 @@ func (s *Spec) check(c *checker) {
 		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", s.Optimizer.Rule)
 	}
 	c.word("on_loss", string(s.OnLoss), onLosses)
+	if rule != nil && rule.Spec().Reductions() > 0 && (s.OnLoss == Shrink || !s.Recompute) {
+		c.bad("optimizer.rule", "%s needs sums over all shards, which close a step with all its ranks: it does not go with on_loss: shrink or recompute: false", s.Optimizer.Rule)
+	}
+	if s.Staleness < 0 && s.OnLoss == Shrink {
+		c.bad("on_loss", "shrink has no meaning without steps (staleness: -1)")
+	}
 	c.word("on_bad", s.OnBad, onBads)
 	c.steps("checkpoint.every", s.Checkpoint.Every, 0)
 	c.between("checkpoint.keep", s.Checkpoint.Keep, 1, 1000)
@@ -122,7 +128,7 @@ func (s *Spec) check(c *checker) {
 	if s.Level == "durable" && s.Checkpoint.Every == 0 {
 		c.bad("level", "durable needs checkpoint.every above 0: workers keep what they pushed until it is in a checkpoint")
 	}
-	c.between("window", s.Window, 1, maxWindow)
+	c.between("window", s.Window, 0, maxWindow)
 	if s.MemoryBudget < 1<<20 {
 		c.bad("memory_budget", "got %v, want 1MiB or more", s.MemoryBudget)
 	}

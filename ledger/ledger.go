@@ -41,6 +41,7 @@ type Decision struct {
 	// CutTimeline is the timeline in which the cut was taken that a Begin
 	// starts from; 0 means the initial parameters.
 	CutTimeline uint64   `json:"cut_timeline,omitempty"`
+	Paused      bool     `json:"paused,omitempty"` // Begin: the job stays stopped at Step
 	Epochs      []uint64 `json:"epochs,omitempty"` // Begin: epoch of each shard's owner
 	View        uint64   `json:"view,omitempty"`   // View: its number
 	// Ranks is the view, one entry per rank, or the members of a Close. A rank
@@ -126,7 +127,12 @@ func (s *State) Apply(d *Decision) bool {
 		s.Timeline = d.Timeline
 		s.Base = CutID{d.CutTimeline, d.Step}
 		s.Epochs = d.Epochs
-		s.Stopped, s.StopAt, s.Halted, s.Reason = false, 0, false, ""
+		s.Halted = false
+		if s.Stopped = d.Paused; s.Stopped {
+			s.StopAt = d.Step // the reason stands
+		} else {
+			s.StopAt, s.Reason = 0, ""
+		}
 		// Cuts newer than the base belong to a past that was left behind.
 		for len(s.Cuts) > 0 && s.Newest() != s.Base {
 			s.Cuts = s.Cuts[:len(s.Cuts)-1]

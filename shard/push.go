@@ -18,7 +18,7 @@ func (s *Shard) push(m *wire.Message, now time.Duration) {
 	code, text := s.admit(m)
 	if code != wire.OK {
 		s.refuse(m, code, text)
-		if code == wire.ErrNotFinite {
+		if code == wire.ErrNotFinite && !s.cfg.NullBad {
 			s.reportBad(m, text)
 		}
 		m.Release()

@@ -54,6 +54,7 @@ type Config struct {
 	RankState bool   // cuts contain an opaque state of every rank
 	Window    int    // chunks of one rank that may be in flight to this shard
 	Broadcast bool   // publish new parameters to all workers unasked
+	NullBad   bool   // who pushes what is not finite is refused, but the job goes on
 	Seed      uint64
 	Epoch     uint64 // of this owner
 	// Clock, if set, times the work for the statistics; nothing depends on it.
@@ -116,7 +117,7 @@ type Shard struct {
 	states  map[stateKey][]byte // opaque states of ranks this shard keeps
 	cuts    []*pendingCut
 	floor   uint64 // versions below were not restored
-	held    bool // promised not to close steps ≥ heldAt
+	held    bool   // promised not to close steps ≥ heldAt
 	heldAt  uint64
 	saving  map[ledger.CutID]bool // saved here, not yet recorded by decision
 	work    scratch

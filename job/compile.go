@@ -1,0 +1,150 @@
+package job
+
+import (
+	"fmt"
+	"time"
+
+	"tributary/aggregate"
+	"tributary/layout"
+	"tributary/optim"
+	"tributary/shard"
+)
+
+// Pipeline is a job compiled into what its parts are made of: how a step
+// closes, what it costs, what can be relied on. [Pipeline.Explain] says it in
+// words. It is read only.
+type Pipeline struct {
+	Spec   *Spec
+	Layout *layout.Layout
+	Rule   optim.Rule[float32]
+	Agg    aggregate.Rule[float32]
+	LR     optim.Schedule
+	Mode   shard.Mode
+	Shards int // as many as asked for, or as there are chunks
+	Ranks  int
+	Steps  uint64
+	Keep   int // cuts kept
+	// Broadcast: new parameters go to all workers unasked. Large models are
+	// pulled instead, chunk by chunk with credit (C14).
+	Broadcast bool
+	Window    int   // chunks of one rank in flight to one shard
+	Staged    int64 // bytes of contributions one server may have to hold
+}
+
+const (
+	// maxBroadcast is half of what a subscription may queue: beyond it a worker
+	// that is slow for a moment would lose parameters.
+	maxBroadcast = 128 << 20
+	// inFlight is what all ranks together may have in flight to one server:
+	// well below what a broker queues for a connection before it cuts it off.
+	inFlight   = 64 << 20
+	maxCredits = 8
+	bytesF32   = 4
+)
+
+// Compile checks a record and works out how its job runs. The error, if any,
+// is a [Problems] or wraps [ErrRecord].
+func Compile(r *Record) (*Pipeline, error) {
+	s := r.Spec
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Pipeline{Spec: s, Ranks: s.RankCount(), Steps: s.Steps, Keep: s.Checkpoint.Keep}
+	var err error
+	if p.Layout, err = layout.New(r.Tensors, s.Chunk); err != nil {
+		return nil, fmt.Errorf("job %q: %w", r.Name, err)
+	}
+	if p.Rule, err = s.NewRule(); err != nil {
+		return nil, err
+	}
+	if p.Agg, err = s.NewAggregate(); err != nil {
+		return nil, err
+	}
+	if p.LR, err = s.NewSchedule(); err != nil {
+		return nil, err
+	}
+	p.Shards = len(p.Layout.Shards(s.ShardCount()))
+	if len(r.Owners) > 0 && len(r.Owners) != p.Shards {
+		return nil, fmt.Errorf("%w: %d shards and %d owners", ErrRecord, p.Shards, len(r.Owners))
+	}
+	p.Mode = s.mode(p.Rule.Spec(), p.Agg.Spec(p.Ranks))
+	p.Broadcast = p.Mode != shard.Async && int64(p.Layout.P)*bytesF32 <= maxBroadcast
+	p.Window = p.window()
+	if p.Staged = p.staged(); p.Staged > int64(s.MemoryBudget) {
+		return nil, Problems{{Path: "memory_budget", Text: p.overBudget()}}
+	}
+	return p, nil
+}
+
+// mode is how steps close (C3, C11).
+func (s *Spec) mode(rule *optim.Spec, agg *aggregate.Spec) shard.Mode {
+	switch {
+	case s.Staleness < 0:
+		return shard.Async
+	case s.OnLoss == Shrink || !s.Recompute:
+		return shard.ByDecision
+	case rule.Reductions() > 0 || len(agg.Passes) > 0:
+		return shard.ByReduction
+	}
+	return shard.Streaming
+}
+
+// perServer is the largest number of shards that one server gets.
+func (p *Pipeline) perServer() int { return (p.Shards + p.Spec.Servers - 1) / p.Spec.Servers }
+
+// chunkBytes is the size of a full chunk in all roles that are pushed.
+func (p *Pipeline) chunkBytes() int64 {
+	return int64(p.Layout.ChunkLen) * bytesF32 * int64(len(p.Rule.Spec().Phases[0].Needs))
+}
+
+// window is the job's, or as many chunks as keep what is in flight to a server
+// below inFlight.
+func (p *Pipeline) window() int {
+	if p.Spec.Window > 0 {
+		return p.Spec.Window
+	}
+	n := inFlight / (p.chunkBytes() * int64(p.Ranks) * int64(p.perServer()))
+	return int(max(1, min(n, maxCredits)))
+}
+
+// stagedChunks is how many chunks of one rank and step a shard may hold: all
+// of them unless chunks are applied as they come.
+func (p *Pipeline) stagedChunks() int {
+	perShard := (p.Layout.Chunks() + p.Shards - 1) / p.Shards
+	if p.Mode == shard.Streaming {
+		return min(perShard, p.Window)
+	}
+	return perShard
+}
+
+// staged bounds the bytes of contributions that one server holds at a time.
+func (p *Pipeline) staged() int64 {
+	depth := int64(max(p.Spec.Staleness, 0) + 1)
+	return int64(p.Ranks) * depth * int64(p.perServer()) * int64(p.stagedChunks()) * p.chunkBytes()
+}
+
+func (p *Pipeline) overBudget() string {
+	return fmt.Sprintf("%d ranks × %d steps × %d shards per server × %d chunks × %v = %v of contributions on one server exceed the budget of %v: use more servers, fewer ranks or a larger budget",
+		p.Ranks, max(p.Spec.Staleness, 0)+1, p.perServer(), p.stagedChunks(), Bytes(p.chunkBytes()), Bytes(p.Staged), p.Spec.MemoryBudget)
+}
+
+// ShardConfig is what shard k is made for; the driver adds epoch and clock.
+func (p *Pipeline) ShardConfig(k int) shard.Config {
+	s := p.Spec
+	return shard.Config{
+		Job: s.Name, ID: k, Shards: p.Shards, Layout: p.Layout, Chunks: p.Layout.Shards(p.Shards)[k],
+		Rule: p.Rule, Agg: p.Agg, LR: p.LR, Ranks: p.Ranks, Staleness: s.Staleness, Mode: p.Mode,
+		Steps: p.Steps, CutEvery: s.Checkpoint.Every, RankState: s.RankState, Window: p.Window,
+		Broadcast: p.Broadcast, Seed: s.Seed, NullBad: s.OnBad == "null",
+	}
+}
+
+// CoordConfig is what the coordinator is made for; the driver adds the nonce
+// and the record.
+func (p *Pipeline) CoordConfig() CoordConfig {
+	s := p.Spec
+	return CoordConfig{
+		Job: s.Name, Ranks: p.Ranks, Workers: s.Workers, Shards: p.Shards, Steps: p.Steps, Mode: p.Mode, OnLoss: s.OnLoss,
+		WorkerTimeout: time.Duration(s.Timeouts.Worker), StartTimeout: time.Duration(s.Timeouts.Start),
+	}
+}
