@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,15 +15,22 @@ import (
 
 // metrics writes a job's losses, named metrics and decisions to files and
 // keeps the newest values for the status. Lines of metrics.jsonl are
-// {"step":…,"loss":…} and {"step":…,"<name>":…}.
+// {"t":…,"step":…,"<name>":…}, where t is in seconds since the coordinator
+// started, step counts updates from 1 and name is loss, accuracy,
+// steps_per_second or what a worker reported.
 type metrics struct {
+	log   *slog.Logger
+	start time.Time
+
 	mu        sync.Mutex
 	last      job.Status // guarded by mu, as everything below
 	file      *os.File
 	decisions *os.File
 	loss, acc float64
-	bytes     float64 // per step, both directions
+	paramSize float64 // bytes of all parameters
+	ranks     int
 	marks     []mark
+	rated     time.Time // when a rate was last written
 	dir       string
 }
 
@@ -31,28 +39,34 @@ type mark struct {
 	step uint64
 }
 
-func newMetrics(rec *job.Record, pipe *job.Pipeline, dir string) *metrics {
-	m := &metrics{dir: dir, bytes: 8 * float64(pipe.Layout.P) * float64(pipe.Ranks)}
-	m.last.Job, m.last.State, m.last.Steps = rec.Name, "waiting", pipe.Steps
+// Files of a job's report.
+const (
+	MetricsFile   = "metrics.jsonl"
+	DecisionsFile = "decisions.jsonl"
+)
+
+func newMetrics(pipe *job.Pipeline, dir string, log *slog.Logger) *metrics {
+	m := &metrics{log: log, start: time.Now(), dir: dir, paramSize: 4 * float64(pipe.Layout.P), ranks: pipe.Ranks}
+	m.last.Job, m.last.State, m.last.Steps = pipe.Spec.Name, "waiting", pipe.Steps
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		slog.Warn("metrics are not written", "err", err)
+		log.Warn("metrics are not written", "err", err)
 		return m
 	}
-	m.file = appendTo(filepath.Join(dir, "metrics.jsonl"))
-	m.decisions = appendTo(filepath.Join(dir, "decisions.jsonl"))
+	m.file = m.open(MetricsFile, os.O_APPEND)
+	m.decisions = m.open(DecisionsFile, os.O_TRUNC) // written anew from the authority
 	return m
 }
 
-func appendTo(name string) *os.File {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+func (m *metrics) open(name string, how int) *os.File {
+	f, err := os.OpenFile(filepath.Join(m.dir, name), os.O_CREATE|os.O_WRONLY|how, 0o644)
 	if err != nil {
-		slog.Warn("file is not written", "file", name, "err", err)
+		m.log.Warn("file is not written", "err", err)
 		return nil
 	}
 	return f
 }
 
-func (m *metrics) line(f *os.File, v any) {
+func (m *metrics) lineLocked(f *os.File, v any) {
 	if f == nil {
 		return
 	}
@@ -61,37 +75,31 @@ func (m *metrics) line(f *os.File, v any) {
 		_, err = f.Write(append(b, '\n'))
 	}
 	if err != nil {
-		slog.Warn("metrics line lost", "file", f.Name(), "err", err)
+		m.log.Warn("line lost", "file", f.Name(), "err", err)
 	}
 }
 
-// history rewrites decisions.jsonl from what the authority holds.
-func (m *metrics) history(ds []*ledger.Decision) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.decisions == nil {
-		return
+func (m *metrics) metricLocked(step uint64, name string, x float64) {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return // JSON has no word for it, and the job halts for its own reason
 	}
-	if err := m.decisions.Truncate(0); err != nil {
-		slog.Warn("decisions not rewritten", "err", err)
-	}
-	for _, d := range ds {
-		m.line(m.decisions, d)
-	}
+	t := math.Round(time.Since(m.start).Seconds()*1e3) / 1e3
+	m.lineLocked(m.file, map[string]any{"t": t, "step": step, name: x})
 }
 
 func (m *metrics) decided(d *ledger.Decision) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.line(m.decisions, d)
+	m.lineLocked(m.decisions, d)
 }
 
+// losses takes the losses of the updates step+1, step+2, …
 func (m *metrics) losses(step uint64, x []float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, l := range x {
 		m.loss = l
-		m.line(m.file, map[string]any{"step": step + uint64(i), "loss": l})
+		m.metricLocked(step+1+uint64(i), "loss", l)
 	}
 }
 
@@ -101,11 +109,14 @@ func (m *metrics) named(step uint64, name string, x float64) {
 	if name == "accuracy" {
 		m.acc = x
 	}
-	m.line(m.file, map[string]any{"step": step, name: x})
+	m.metricLocked(step, name, x)
 }
 
-// rateOver is the time over which steps per second are averaged.
-const rateOver = 2 * time.Second
+// Steps per second are averaged over rateOver and written every rateEvery.
+const (
+	rateOver  = 2 * time.Second
+	rateEvery = time.Second
+)
 
 func (m *metrics) status(s job.Status) {
 	m.mu.Lock()
@@ -120,7 +131,12 @@ func (m *metrics) status(s job.Status) {
 	a, b := m.marks[0], m.marks[len(m.marks)-1]
 	if d := b.at.Sub(a.at).Seconds(); d > 0 && b.step > a.step {
 		s.StepsPerSec = float64(b.step-a.step) / d
-		s.MBPerSec = s.StepsPerSec * m.bytes / 1e6
+		// Every rank's gradient goes up, every worker's parameters come down.
+		s.MBPerSec = s.StepsPerSec * m.paramSize * float64(m.ranks+s.Live()) / 1e6
+		if now.Sub(m.rated) > rateEvery {
+			m.rated = now
+			m.metricLocked(s.Step, "steps_per_second", s.StepsPerSec)
+		}
 	}
 	s.Loss, s.Accuracy, s.Dir = m.loss, m.acc, m.dir
 	m.last = s
@@ -138,7 +154,7 @@ func (m *metrics) close() {
 	for _, f := range []*os.File{m.file, m.decisions} {
 		if f != nil {
 			if err := f.Close(); err != nil {
-				slog.Warn("file not closed", "err", err)
+				m.log.Warn("file not closed", "err", err)
 			}
 		}
 	}

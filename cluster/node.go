@@ -1,11 +1,10 @@
 // Package cluster runs shards and coordinators on parameter-server nodes: thin
 // drivers that own goroutines, connections, files and clocks around the pure
-// state machines of shard and job. Follow a push through [shardDriver.run].
+// state machines of shard and job. Follow a push through [shardDriver.drive].
 package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +29,9 @@ type Options struct {
 	Auth          authority.Authority
 	Logger        *slog.Logger
 	LeaseTTL      time.Duration // default 3 s
+	// Report is where the coordinators on this node write what they measure:
+	// metrics.jsonl and decisions.jsonl. Default: Dir/<job>.
+	Report string
 }
 
 // Node is one parameter-server process.
@@ -142,9 +144,9 @@ func (n *Node) watchJobs(ctx context.Context, g *errgroup.Group) error {
 		if e.Deleted || !strings.HasPrefix(e.Key, jobPrefix) {
 			continue
 		}
-		var rec job.Record
-		if err := json.Unmarshal(e.Value, &rec); err != nil {
-			n.opts.Logger.Error("job record cannot be read", "key", e.Key, "err", err)
+		rec, err := job.DecodeRecord(e.Value)
+		if err != nil {
+			n.opts.Logger.Error("job cannot run here", "key", e.Key, "err", err)
 			continue
 		}
 		n.mu.Lock()
@@ -153,7 +155,7 @@ func (n *Node) watchJobs(ctx context.Context, g *errgroup.Group) error {
 		if have {
 			continue
 		}
-		run, err := newJobRun(n, &rec)
+		run, err := newJobRun(n, rec)
 		if err != nil {
 			n.opts.Logger.Error("job cannot run here", "job", rec.Name, "err", err)
 			continue
@@ -175,11 +177,4 @@ func (n *Node) watchJobs(ctx context.Context, g *errgroup.Group) error {
 		return errors.New("the watch for jobs ended; is the broker gone for good?")
 	}
 	return nil
-}
-
-// Job returns the node's part of a job, or nil.
-func (n *Node) job(name string) *jobRun {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.jobs[name]
 }

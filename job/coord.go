@@ -75,7 +75,7 @@ type Coord struct {
 	stopWhy  string
 	stopAt   uint64
 	stopSent time.Duration
-	resume   bool // asked to go on after a stop or a halt
+	resume   bool   // asked to go on after a stop or a halt
 	closing  uint64 // ByDecision: next step to close
 	badCuts  map[ledger.CutID]bool
 	halt     string

@@ -52,6 +52,17 @@ type ShardStatus struct {
 	Missing []int  `json:"missing_ranks,omitempty"`
 }
 
+// Live is the number of workers that are alive.
+func (s *Status) Live() int {
+	n := 0
+	for i := range s.Workers {
+		if s.Workers[i].Alive {
+			n++
+		}
+	}
+	return n
+}
+
 // Status says how the job stands at now, and above all whom it waits for.
 func (c *Coord) Status(now time.Duration) Status {
 	s := Status{Job: c.cfg.Job, Steps: c.cfg.Steps, Timeline: c.led.Timeline, View: c.led.View, Decisions: c.led.N, Cut: c.led.Newest(), Reason: c.led.Reason}
