@@ -223,17 +223,7 @@ func (s *Session) mark(c *contribution, chunk int, to chunkState) {
 	}
 }
 
-func (s *Session) shardOf(chunk int) int {
-	n, k := len(s.ranges), 0
-	k = min(n-1, chunk*n/max(1, s.ranges[n-1].Hi))
-	for chunk < s.ranges[k].Lo {
-		k--
-	}
-	for chunk >= s.ranges[k].Hi {
-		k++
-	}
-	return k
-}
+func (s *Session) shardOf(chunk int) int { return shardOf(s.ranges, chunk) }
 
 // params takes one chunk of parameters into the buffer of its version.
 func (s *Session) params(m *wire.Message) {

@@ -23,13 +23,18 @@ import (
 
 // Options say which job to join and how.
 type Options struct {
-	Conn    comm.Conn // connection to the job's broker; the caller closes it
+	// Conn is a connection to the job's broker that carries tensors, Control one
+	// for everything small, so that a heartbeat never queues behind a gradient;
+	// nil means Conn. The caller closes them.
+	Conn, Control comm.Conn
+
 	Job     string
 	Worker  string // unique name; letters, digits, - and _
 	Replace bool   // take the name over from a live process
 	Logger  *slog.Logger
-	// Open makes the plan from the job as JSON: normally job.ClientPlan.
-	Open func(spec []byte) (*Plan, error)
+	// Open makes the plan from the job's record; nil means OpenPlan. It is
+	// called once, before Join returns.
+	Open func(record []byte) (*Plan, error)
 	// OnWait is told what the worker waits for when it has waited for about a
 	// second, and then every few seconds; nil logs it.
 	OnWait func(text string)
@@ -42,7 +47,6 @@ type Options struct {
 // time; Close may be called from any.
 type Worker struct {
 	opts   Options
-	conn   comm.Conn
 	ses    *Session
 	start  time.Time
 	inbox  chan *wire.Message
@@ -91,14 +95,22 @@ func Join(ctx context.Context, o Options) (*Worker, error) {
 	if o.JoinTimeout == 0 {
 		o.JoinTimeout = time.Minute
 	}
-	w := &Worker{opts: o, conn: o.Conn, start: time.Now(), inbox: make(chan *wire.Message, 1024), calls: make(chan func()),
+	if o.Open == nil {
+		o.Open = OpenPlan
+	}
+	if o.Control == nil {
+		o.Control = o.Conn
+	}
+	w := &Worker{opts: o, start: time.Now(), inbox: make(chan *wire.Message, 1024), calls: make(chan func()),
 		quit: make(chan struct{}), ended: make(chan struct{}), poke: make(chan struct{}, 1), states: map[int][]byte{}}
 	w.ses = NewSession(SessionConfig{Job: o.Job, Worker: o.Worker, Nonce: rand.Uint64() | 1, Replace: o.Replace, Open: o.Open})
-	for _, subject := range []string{comm.WorkerSubject(o.Job, o.Worker), comm.ParamsSubject(o.Job), comm.NewsSubject(o.Job)} {
-		sub, err := w.conn.Subscribe(subject, w.receive)
+	for _, x := range []struct {
+		conn    comm.Conn
+		subject string
+	}{{o.Conn, comm.WorkerSubject(o.Job, o.Worker)}, {o.Conn, comm.ParamsSubject(o.Job)}, {o.Control, comm.NewsSubject(o.Job)}} {
+		sub, err := x.conn.Subscribe(x.subject, w.receive)
 		if err != nil {
-			w.unsubscribe()
-			return nil, fmt.Errorf("join: %w", err)
+			return nil, errors.Join(fmt.Errorf("join: %w", err), w.unsubscribe())
 		}
 		w.subs = append(w.subs, sub)
 	}
@@ -153,13 +165,14 @@ func (w *Worker) send(outs []Out) {
 	t0, bulk := time.Now(), false
 	for i := range outs {
 		o := &outs[i]
-		subject := comm.CoordSubject(w.opts.Job, w.opts.Worker)
+		conn, subject := w.opts.Control, comm.CoordSubject(w.opts.Job, w.opts.Worker)
 		if o.Shard >= 0 {
+			conn = w.opts.Conn
 			subject = comm.ShardSubject(w.opts.Job, o.Shard, w.opts.Worker)
 		}
 		bulk = bulk || len(o.Tail) > 0
 		// A message that cannot be sent is a lost message: the session asks again.
-		if err := w.conn.Publish(subject, &o.H, o.Tail); err != nil {
+		if err := conn.Publish(subject, &o.H, o.Tail); err != nil {
 			w.opts.Logger.Debug("not sent", "subject", subject, "err", err)
 		}
 	}
@@ -315,6 +328,20 @@ func (w *Worker) LoadState(ctx context.Context, rank int, step uint64) ([]byte, 
 // lost.
 func (w *Worker) Report(ctx context.Context, step uint64, name string, x float64) error {
 	return w.call(ctx, func() { w.send(w.ses.Metric(step, name, x, w.now())) })
+}
+
+// Flush waits until everything pushed is acknowledged at the job's level:
+// applied, or in a recorded checkpoint (`level: durable`).
+func (w *Worker) Flush(ctx context.Context) error {
+	var err error
+	werr := w.wait(ctx, func() bool {
+		err = w.ses.Err()
+		return w.ses.Acknowledged() || err != nil
+	})
+	if errors.Is(err, ErrDone) {
+		err = nil
+	}
+	return errors.Join(werr, err)
 }
 
 // Times returns where the time went so far.
