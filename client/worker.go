@@ -234,7 +234,7 @@ func (w *Worker) untilMember(ctx context.Context) error {
 		return err != nil || w.ses.inc != 0
 	})
 	if errors.Is(werr, context.DeadlineExceeded) {
-		return fmt.Errorf("gave up after %v: %s", w.opts.JoinTimeout, w.ses.Waiting(w.now()))
+		return fmt.Errorf("gave up after %v: %s", w.opts.JoinTimeout, w.Waiting())
 	}
 	return errors.Join(err, werr)
 }
@@ -342,6 +342,15 @@ func (w *Worker) Flush(ctx context.Context) error {
 		err = nil
 	}
 	return errors.Join(werr, err)
+}
+
+// Waiting says what the worker waits for, or "" when for nothing.
+func (w *Worker) Waiting() string {
+	var text string
+	if err := w.call(context.Background(), func() { text = w.ses.Waiting(w.now()) }); err != nil {
+		return "nothing: " + err.Error()
+	}
+	return text
 }
 
 // Times returns where the time went so far.
