@@ -141,8 +141,10 @@ func (c *Coord) dueCut() *ledger.Decision {
 		return &ledger.Decision{Kind: ledger.Finish, Step: c.cfg.Steps}
 	}
 	best := ledger.CutID{Step: math.MaxUint64}
-	for id := range c.shards[0].saved { // the lowest step: recorded in order
-		if id.Timeline == c.led.Timeline && !slices.Contains(c.led.Cuts, id) && id.Step < best.Step && c.allSaved(id) {
+	// The lowest step, so that cuts are recorded in order. One that a newer cut
+	// has overtaken on its way to disk is not: its data may be gone already.
+	for id := range c.shards[0].saved {
+		if id.Timeline == c.led.Timeline && id.Step > newest.Step && id.Step < best.Step && c.allSaved(id) {
 			best = id
 		}
 	}

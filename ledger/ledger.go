@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Kind names what a decision decides.
@@ -157,6 +158,18 @@ func (s *State) Newest() CutID {
 		return CutID{}
 	}
 	return s.Cuts[len(s.Cuts)-1]
+}
+
+// Obsolete says whether the data of cut id can be removed when the newest keep
+// recorded cuts (at least one) are kept. It never can as long as the cut may
+// still be recorded, or may have been by a decision not applied yet: whoever
+// starts again learns the decisions one by one and must not take the first
+// cuts for the newest.
+func (s *State) Obsolete(id CutID, keep int) bool {
+	if len(s.Cuts) == 0 || id.Timeline > s.Timeline || id.Timeline == s.Timeline && id.Step > s.Newest().Step {
+		return false
+	}
+	return !slices.Contains(s.Cuts[max(0, len(s.Cuts)-max(1, keep)):], id)
 }
 
 // Member returns who serves rank r; ok is false when nobody does.

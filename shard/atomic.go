@@ -136,6 +136,7 @@ func (s *Shard) applyAsync(rank int, now time.Duration) {
 	s.stats.Applied++
 	s.lastAdv, s.dirty = now, true
 	for i := range s.chunks {
+		s.logClose(i, step)
 		for ro := range s.roles {
 			e := s.entry(&s.chunks[i], step, rank, ro)
 			s.ack(e.member.Worker, &e.msg.Header, wire.LevelApplied)

@@ -14,7 +14,8 @@ type Log struct {
 	Entries []LogEntry
 }
 
-// LogEntry records that one chunk took one step.
+// LogEntry records that one chunk took one step or, in an asynchronous job, one
+// contribution.
 type LogEntry struct {
 	N        uint64
 	Timeline uint64
@@ -34,7 +35,7 @@ type LogInput struct {
 	CRC      uint32
 }
 
-const keptEntries = 64
+const keptEntries = 128
 
 func (s *Shard) logClose(ci int, t uint64) {
 	sc := &s.scal[t%uint64(len(s.scal))]
@@ -44,6 +45,9 @@ func (s *Shard) logClose(ci int, t uint64) {
 		s.log.Entries = append(s.log.Entries[:0], s.log.Entries[1:]...)
 	}
 	for rank := range s.cfg.Ranks {
+		if s.cfg.Mode == Async && rank != s.only {
+			continue
+		}
 		if x := s.entry(&s.chunks[ci], t, rank, 0); x.msg != nil && x.step == t {
 			e.Inputs = append(e.Inputs, LogInput{rank, x.member, x.msg.Timeline, x.msg.CRC})
 		}

@@ -2,9 +2,11 @@ package faults
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
-	"tributary/aggregate"
+	"tributary/client"
+	"tributary/comm/wire"
 	"tributary/internal/rng"
 	"tributary/job"
 	"tributary/layout"
@@ -18,119 +20,245 @@ type Plan struct {
 	Seed      uint64
 	Servers   int
 	Shards    int
-	Workers   int
+	Workers   int // the job waits for so many
+	Late      int // so many more come while it runs
 	Ranks     int
 	Steps     uint64
 	CutEvery  uint64
+	Keep      int // cuts kept on disk
 	Chunk     int
 	Tensors   []layout.Tensor
 	Rule      string
 	Hyper     map[string]any
+	LR        float64
 	Mode      shard.Mode
 	Staleness int
+	Pinned    bool
 	Broadcast bool
 	RankState bool
+	Recompute bool    // workers compute the same bits again
+	Nulls     float64 // chance that a contribution is an explicit null
 	Window    int
 	OnLoss    job.OnLoss
+	Stop      time.Duration // somebody asks the job to stop; 0: nobody
 	Faults    Faults
-	Deadline  time.Duration
 }
 
-// Faults says how often what goes wrong.
+// Faults says how often what goes wrong. A mean time is between two such events
+// on one node; 0 means never.
 type Faults struct {
 	Loss, Repeat, Slow float64
 	MinDelay, MaxDelay time.Duration
-	WorkerCrash        time.Duration // mean time between crashes of one worker; 0: none
-	ServerCrash        time.Duration // the same for a server
-	AuthFail           float64       // a compare-and-set times out: done or not, nobody knows
+	Partition, Pause   time.Duration // mean time
+	WorkerCrash        time.Duration // mean time; workers then also crash in mid-push
+	Leave, Replace     time.Duration // mean time
+	ServerCrash        time.Duration // mean time
+	Depose             float64       // chance that a server's old process goes on after its restart
+	CoordRestart       time.Duration // mean time
+	AuthFail           float64       // a compare-and-set times out: done, not done or done later
+	Rot                float64       // chance that a server finds its part of the newest cut damaged
+	Disk               time.Duration // longest half of a write
+	Skew               bool          // clocks differ
 	Until              time.Duration // faults end here
 }
 
+const maxShards = 8
+
+// Exact says whether every number depends on the job alone, so that it must
+// equal the undisturbed run's.
+func (p *Plan) Exact() bool {
+	return p.OnLoss != job.Shrink && p.Recompute && (p.Staleness <= 0 || p.Pinned)
+}
+
+// dice draws the numbers of a plan.
+type dice struct {
+	key rng.Key
+	n   uint64
+}
+
+func (d *dice) pick(lo, hi int) int { d.n++; return lo + d.key.IntN(d.n, hi-lo+1) }
+
+func (d *dice) chance(p float64) bool { d.n++; return d.key.Float64(d.n) < p }
+
+func (d *dice) seconds(lo, hi int) time.Duration { return time.Duration(d.pick(lo, hi)) * time.Second }
+
 // NewPlan draws the schedule of a seed.
 func NewPlan(seed uint64) Plan {
-	k := rng.New(seed, "faults")
-	n := uint64(0)
-	pick := func(lo, hi int) int { n++; return lo + k.IntN(n, hi-lo+1) }
-	chance := func(p float64) bool { n++; return k.Float64(n) < p }
+	d := &dice{key: rng.New(seed, "faults")}
 	p := Plan{
-		Seed: seed, Servers: pick(1, 3), Shards: pick(1, 7), Workers: pick(1, 4), Ranks: pick(1, 5),
-		Steps: uint64(pick(5, 14)), CutEvery: uint64(pick(2, 5)), Chunk: []int{8, 16, 32}[pick(0, 2)],
-		Window: pick(1, 4), Broadcast: chance(0.5), RankState: chance(0.3), OnLoss: job.Reassign,
-		Deadline: 20 * time.Minute,
+		Seed: seed, Servers: d.pick(1, 3), Shards: d.pick(1, maxShards-1), Workers: d.pick(1, 4), Ranks: d.pick(1, 5),
+		Steps: uint64(d.pick(5, 14)), CutEvery: uint64(d.pick(0, 5)), Keep: d.pick(1, 3), Chunk: []int{8, 16, 32}[d.pick(0, 2)],
+		Window: d.pick(1, 4), Broadcast: d.chance(0.5), RankState: d.chance(0.4), OnLoss: job.Reassign, Recompute: true,
 	}
 	p.Workers = min(p.Workers, p.Ranks)
-	if chance(0.2) {
-		p.OnLoss = job.Wait
+	if d.chance(0.4) {
+		p.Late = d.pick(1, 2)
+	}
+	if d.chance(0.3) {
+		p.Nulls = 0.2
 	}
 	p.Tensors = []layout.Tensor{
-		{Name: "w", Shape: []int{pick(3, 9), pick(3, 9)}, Init: layout.Init{Kind: layout.Uniform, Scale: 0.5}},
-		{Name: "b", Shape: []int{pick(1, 12)}, NoDecay: true, Init: layout.Init{Kind: layout.Normal, Scale: 0.1}},
+		{Name: "w", Shape: []int{d.pick(3, 9), d.pick(3, 9)}, Init: layout.Init{Kind: layout.Uniform, Scale: 0.5}},
+		{Name: "b", Shape: []int{d.pick(1, 12)}, NoDecay: true, Init: layout.Init{Kind: layout.Normal, Scale: 0.1}},
 		{Name: "stat", Shape: []int{3}, Buffer: true, Init: layout.Init{Kind: layout.Constant, Scale: 1}},
-		{Name: "out", Shape: []int{pick(2, 5), pick(2, 8)}, Init: layout.Init{Kind: layout.Uniform, Scale: 0.3}},
+		{Name: "out", Shape: []int{d.pick(2, 5), d.pick(2, 8)}, Init: layout.Init{Kind: layout.Uniform, Scale: 0.3}},
 	}
-	switch r := pick(0, 9); {
-	case r < 5:
-		p.Mode, p.Rule, p.Hyper = shard.Streaming, "adamw", map[string]any{"lr": 0.01}
+	p.drawRule(d)
+	p.drawFaults(d)
+	return p
+}
+
+// drawRule chooses how steps close and an update rule that may close so.
+func (p *Plan) drawRule(d *dice) {
+	elementwise := func() {
+		switch d.pick(0, 3) {
+		case 0:
+			p.Rule, p.LR, p.Hyper = "sgd", 0.05, map[string]any{"momentum": 0.9, "nesterov": true}
+		case 1:
+			p.Rule, p.LR = "adamw", 0.01
+		default:
+			p.Rule, p.LR = twoRoles, 0.05
+		}
+	}
+	switch r := d.pick(0, 9); {
+	case r < 4:
+		p.Mode = shard.Streaming
+		elementwise()
 	case r < 6:
-		p.Mode, p.Rule, p.Hyper = shard.Streaming, "sgd", map[string]any{"lr": 0.05, "momentum": 0.9, "nesterov": true}
-		p.Staleness = pick(1, 2) // pinned: bits do not depend on the schedule
+		p.Mode, p.Rule, p.LR = shard.ByReduction, allSums, 0.02
+		if d.chance(0.4) {
+			p.Rule, p.LR = "lamb", 0.01
+		}
 	case r < 8:
-		p.Mode, p.Rule, p.Hyper = shard.ByReduction, "lamb", map[string]any{"lr": 0.01}
-	case r < 9:
-		p.Mode, p.Rule, p.Hyper = shard.ByDecision, "adam", map[string]any{"lr": 0.01}
+		p.Mode = shard.ByDecision
+		elementwise()
 	default:
 		// Order changes the bits of an asynchronous run unless all sums are
 		// exact; with these gradients and this rate they are.
-		p.Mode, p.Staleness, p.Rule, p.Hyper = shard.Async, -1, "sgd", map[string]any{"lr": 0.015625}
+		p.Mode, p.Staleness, p.Rule, p.LR = shard.Async, -1, "sgd", 0x1p-6
 		for i := range p.Tensors {
 			p.Tensors[i].Init = layout.Init{}
 		}
 	}
+	if p.Mode != shard.Async && d.chance(0.35) {
+		p.Staleness = d.pick(1, 2)
+		p.Pinned = d.chance(0.8)
+	}
+	switch r := d.pick(0, 9); {
+	case r < 2:
+		p.OnLoss = job.Wait
+	case p.Mode == shard.ByDecision && r < 4:
+		p.OnLoss = job.Shrink
+	case p.Mode == shard.ByDecision && r < 6:
+		p.Recompute = false
+	}
+}
+
+func (p *Plan) drawFaults(d *dice) {
 	f := &p.Faults
-	f.MinDelay, f.MaxDelay = 100*time.Microsecond, time.Duration(pick(1, 20))*time.Millisecond
-	f.Loss, f.Repeat, f.Slow = 0.01*float64(pick(0, 12)), 0.01*float64(pick(0, 12)), 0.01*float64(pick(0, 4))
-	f.Until = time.Duration(pick(5, 40)) * time.Second
-	if chance(0.7) {
-		f.WorkerCrash = time.Duration(pick(2, 12)) * time.Second
+	f.MinDelay, f.MaxDelay = 100*time.Microsecond, time.Duration(d.pick(1, 20))*time.Millisecond
+	f.Loss, f.Repeat, f.Slow = 0.01*float64(d.pick(0, 12)), 0.01*float64(d.pick(0, 12)), 0.01*float64(d.pick(0, 4))
+	f.Until = d.seconds(5, 30)
+	f.Disk = time.Duration(d.pick(0, 200)) * time.Millisecond
+	f.Skew = d.chance(0.7)
+	sometimes := func(p float64, mean *time.Duration, lo, hi int) {
+		if t := d.seconds(lo, hi); d.chance(p) {
+			*mean = t
+		}
 	}
-	if chance(0.5) {
-		f.ServerCrash = time.Duration(pick(4, 20)) * time.Second
+	sometimes(0.6, &f.WorkerCrash, 2, 12)
+	sometimes(0.3, &f.Leave, 3, 15)
+	sometimes(0.2, &f.Replace, 4, 15)
+	sometimes(0.3, &f.Partition, 3, 15)
+	sometimes(0.3, &f.Pause, 3, 15)
+	sometimes(0.45, &f.ServerCrash, 4, 20)
+	sometimes(0.2, &f.CoordRestart, 2, 12)
+	if d.chance(0.3) {
+		f.Depose = 0.5
 	}
-	if chance(0.4) {
+	if d.chance(0.4) {
 		f.AuthFail = 0.2
 	}
-	return p
+	if d.chance(0.15) {
+		f.Rot = 0.3
+	}
+	if d.chance(0.1) {
+		p.Stop = d.seconds(1, 8)
+	}
 }
 
 // Calm is the same job with nothing going wrong, on one server, one shard and
-// one worker: the run that all others must equal.
+// one worker, with a cut at every step: what all other runs must equal.
 func (p Plan) Calm() Plan {
-	p.Servers, p.Shards, p.Workers = 1, 1, 1
+	p.Servers, p.Shards, p.Workers, p.Late, p.CutEvery, p.Keep, p.Stop = 1, 1, 1, 0, 1, 1<<30, 0
+	p.Broadcast = false
 	p.Faults = Faults{MinDelay: time.Millisecond, MaxDelay: time.Millisecond}
 	return p
 }
 
 // String names the schedule in one line.
 func (p Plan) String() string {
-	return fmt.Sprintf("seed %d: %s, %v, staleness %d, %d steps, cut every %d, %d servers, %d shards, %d workers, %d ranks, on_loss %s, loss %.2f, worker crash %v, server crash %v",
-		p.Seed, p.Rule, p.Mode, p.Staleness, p.Steps, p.CutEvery, p.Servers, p.Shards, p.Workers, p.Ranks, p.OnLoss, p.Faults.Loss, p.Faults.WorkerCrash, p.Faults.ServerCrash)
-}
-
-// rule makes the update rule, the aggregation and the schedule of the plan.
-func (p Plan) rule() (optim.Rule[float32], aggregate.Rule[float32], func(uint64) float64, error) {
-	r, err := optim.New[float32](p.Rule, p.Hyper)
-	if err != nil {
-		return nil, nil, nil, err
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %v, staleness %d", p.Rule, p.Mode, p.Staleness)
+	add := func(on bool, text string, args ...any) {
+		if on {
+			fmt.Fprintf(&b, ", "+text, args...)
+		}
 	}
-	a, err := aggregate.New[float32]("mean", map[string]any{"by": "examples"})
-	lr := p.Hyper["lr"].(float64)
-	return r, a, func(uint64) float64 { return lr }, err
+	add(p.Pinned, "pinned")
+	add(true, "%d steps, cut every %d, keep %d, %d servers, %d shards, %d+%d workers, %d ranks, on_loss %s", p.Steps, p.CutEvery, p.Keep,
+		p.Servers, p.Shards, p.Workers, p.Late, p.Ranks, p.OnLoss)
+	add(p.RankState, "rank states")
+	add(!p.Recompute, "no recomputing")
+	add(p.Nulls > 0, "nulls")
+	add(p.Broadcast, "broadcast")
+	add(p.Stop > 0, "stop after %v", p.Stop)
+	f := &p.Faults
+	add(true, "loss %.2f, repeat %.2f, slow %.2f", f.Loss, f.Repeat, f.Slow)
+	for _, x := range []struct {
+		name string
+		mean time.Duration
+	}{{"partition", f.Partition}, {"pause", f.Pause}, {"worker crash", f.WorkerCrash}, {"leave", f.Leave}, {"replace", f.Replace},
+		{"server crash", f.ServerCrash}, {"coordinator restart", f.CoordRestart}} {
+		add(x.mean > 0, "%s %v", x.name, x.mean)
+	}
+	add(f.Depose > 0 && f.ServerCrash > 0, "depose")
+	add(f.AuthFail > 0, "failing authority")
+	add(f.Rot > 0 && f.ServerCrash > 0, "rot")
+	return b.String()
 }
 
-// gradient fills g with the synthetic gradient of (rank, step) at params: a
-// pure function, so that a recomputed contribution has the same bits.
-func (p Plan) gradient(g, params []float32, rank int, step uint64) (loss, examples float64) {
-	k := rng.New(p.Seed, "gradient").With(uint64(rank)).With(step)
+// contribution computes what rank pushes for a step: a pure function of rank,
+// step, parameters and the rank's state, so that whoever computes it again gets
+// the same bits; except in a plan without Recompute, where no two computations
+// agree. It also makes the rank's next state, a hash of its whole past.
+func (p *Plan) contribution(w *world, job *client.Work, rank int, state []byte) client.Contribution {
+	c := client.Contribution{Rank: rank, Step: job.Step, Version: job.Version, Examples: float64(1 + rank%3)}
+	k := rng.New(p.Seed, "gradient").With(uint64(rank)).With(job.Step).WithString(string(state))
+	if p.RankState {
+		past := k
+		if p.Mode != shard.Async {
+			past = past.With(uint64(wire.Checksum(wire.Bytes32(job.Params))))
+		}
+		c.State = fmt.Appendf(nil, "rank %d step %d: %016x", rank, job.Step+1, past.Uint64(0))
+	}
+	if !p.Recompute {
+		k = k.With(uint64(w.intn(1 << 30)))
+	}
+	c.Loss = k.WithString("loss").Float64(0)
+	if k.WithString("null").Float64(0) < p.Nulls {
+		c.Null, c.Examples, c.Loss = true, 0, 0
+		return c
+	}
+	c.Grad = p.tensor(k, job.Params)
+	if p.Rule == twoRoles {
+		c.Extra = map[optim.Role][]float32{optim.HessDiag: p.tensor(k.WithString("hess"), job.Params)}
+	}
+	return c
+}
+
+func (p *Plan) tensor(k rng.Key, params []float32) []float32 {
+	g := make([]float32, len(params))
 	for i := range g {
 		u := k.Uint64(uint64(i))
 		if p.Mode == shard.Async {
@@ -139,6 +267,5 @@ func (p Plan) gradient(g, params []float32, rank int, step uint64) (loss, exampl
 		}
 		g[i] = float32(float32(u>>40)*0x1p-24) - 0.5 + float32(0.1*params[i])
 	}
-	n := float64(len(g))
-	return k.Float64(uint64(len(g))) + float64(step)/n, float64(1 + rank%3)
+	return g
 }

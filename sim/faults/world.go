@@ -1,39 +1,48 @@
 // Package faults runs a whole job (the real shards, coordinator, placement and
 // worker protocol) in one process, in virtual time, on one single-threaded
-// event loop seeded from one number (docs/consistency.md, C20). Messages are
-// lost, repeated, delayed and reordered, workers and servers crash and come
-// back, compare-and-sets fail ambiguously. After each schedule the final
-// parameters and slots must equal those of the undisturbed run bit for bit,
-// and every wait must have ended.
+// event loop seeded from one number (docs/consistency.md, C20).
+//
+// A seed draws a [Plan]: a small job and what goes wrong. Messages are lost,
+// repeated, delayed and reordered; nodes are cut off, in one direction or both,
+// and stand still; workers crash, leave, come late and are replaced by a second
+// process of their name; servers crash, restart from their last cut, and go on
+// beside their successor for a while; unfinished cuts are torn and recorded
+// ones rot; compare-and-sets fail, succeed unheard or land late; clocks differ.
+//
+// What must hold is audited while it happens (audit.go): every step closes with
+// exactly the contributions it should, nothing is acknowledged that is not in
+// the model, no recorded cut is lost, and every number published, saved or
+// handed to a worker equals that of the undisturbed run bit for bit. When the
+// faults have ended, every wait must end.
+//
+// [Run] runs one seed, [Range] many on all cores. A plan's run reads no clock,
+// starts no goroutine and iterates over no map where order matters, so a seed
+// replays exactly: its trace has the same hash every time.
+//
+// Not simulated: the adapters around the state machines (goroutines,
+// connections, files), and damage to messages, which checksums turn into loss.
 package faults
 
 import (
-	"container/heap"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"time"
 
-	"tributary/comm/wire"
+	"tributary/cluster/place"
 	"tributary/internal/rng"
 	"tributary/layout"
-	"tributary/ledger"
 )
 
 // event is something that happens at a virtual time. Ties are broken by a
 // seeded number and then by order of creation, so a seed replays exactly.
 type event struct {
 	at  time.Duration
-	tie uint64
+	tie uint32
 	n   uint64
 	do  func()
 }
 
-type queue []event
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	a, b := &q[i], &q[j]
+func (a *event) before(b *event) bool {
 	if a.at != b.at {
 		return a.at < b.at
 	}
@@ -42,13 +51,42 @@ func (q queue) Less(i, j int) bool {
 	}
 	return a.n < b.n
 }
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *queue) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return e
+
+// queue is a binary heap of events.
+type queue []event
+
+func (q *queue) push(e event) {
+	h := append(*q, e)
+	*q = h
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h[i].before(&h[up]) {
+			return
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (q *queue) pop() event {
+	h := *q
+	first, n := h[0], len(h)-1
+	h[0], h[n] = h[n], event{}
+	h = h[:n]
+	*q = h
+	for i := 0; ; {
+		least := i
+		for c := 2*i + 1; c <= 2*i+2 && c < n; c++ {
+			if h[c].before(&h[least]) {
+				least = c
+			}
+		}
+		if least == i {
+			return first
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
 }
 
 // world is the state of one schedule.
@@ -62,26 +100,48 @@ type world struct {
 	hash  uint64
 	trace io.Writer // nil: no readable trace
 
-	servers []*server
-	workers []*workerNode
-	auth    authority
-	disk    map[cutFile][]byte
-	layout  *layout.Layout
-	epochs  map[uint32]uint64 // newest epoch per shard, for audits
-	fault   string
-	counts  Counts
+	layout    *layout.Layout
+	ranges    []layout.Range // chunks of each shard
+	servers   []*serverNode
+	workers   []*workerNode
+	owner     []int // node of each shard
+	coordNode int
+	auth      authority
+	audit     audit
+	fault     string
+	counts    Counts
 }
 
-type cutFile struct {
-	shard int
-	cut   ledger.CutID
-}
-
-// Counts say what happened in a schedule.
-type Counts struct {
-	Events, Sent, Lost, Repeated uint64
-	WorkerCrashes, ServerCrashes uint64
-	Timelines                    uint64
+func newWorld(p Plan, g *golden, trace io.Writer) (*world, error) {
+	l, err := layout.New(p.Tensors, p.Chunk)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{plan: p, key: rng.New(p.Seed, "world"), hash: fnvOffset, trace: trace, layout: l}
+	w.ranges = l.Shards(p.Shards)
+	w.plan.Shards = len(w.ranges)
+	w.audit.init(w, g)
+	var names []string
+	for i := range p.Servers {
+		n := &serverNode{w: w, name: fmt.Sprintf("ps-%d", i+1), disk: map[cutFile][]byte{}}
+		w.servers, names = append(w.servers, n), append(names, n.name)
+	}
+	for i := range p.Workers + p.Late {
+		w.workers = append(w.workers, &workerNode{w: w, id: i, name: fmt.Sprintf("worker-%d", i+1)})
+	}
+	index := func(name string) int {
+		for i, n := range names {
+			if n == name {
+				return i
+			}
+		}
+		return -1
+	}
+	for _, n := range place.Shards(jobName, w.plan.Shards, names, nil) {
+		w.owner = append(w.owner, index(n))
+	}
+	w.coordNode = index(place.Ranked(jobName, 1<<32, names)[0])
+	return w, nil
 }
 
 // draw is the next seeded number in [0, 1).
@@ -94,6 +154,10 @@ func (w *world) intn(n int) int { return int(w.draw() * float64(n)) }
 
 func (w *world) chance(p float64) bool { return w.draw() < p }
 
+// bad says whether something that goes wrong with probability p does so now:
+// never once the faults have ended.
+func (w *world) bad(p float64) bool { return p > 0 && !w.quiet() && w.draw() < p }
+
 func (w *world) between(lo, hi time.Duration) time.Duration {
 	return lo + time.Duration(w.draw()*float64(hi-lo))
 }
@@ -102,87 +166,75 @@ func (w *world) between(lo, hi time.Duration) time.Duration {
 func (w *world) after(d time.Duration, do func()) {
 	w.n++
 	w.draws++
-	heap.Push(&w.queue, event{at: w.now + d, tie: w.key.Uint64(w.draws) >> 32, n: w.n, do: do})
-}
-
-// log adds a line to the trace and to its hash. The line is formatted only
-// when somebody reads it; the hash takes the facts themselves.
-func (w *world) log(what string, facts ...uint64) {
-	h := w.hash
-	mix := func(x uint64) { h = (h ^ x) * 1099511628211 }
-	mix(uint64(w.now))
-	for i := range len(what) {
-		mix(uint64(what[i]))
-	}
-	for _, f := range facts {
-		mix(f)
-	}
-	w.hash = h
-	if w.trace != nil {
-		fmt.Fprintf(w.trace, "%12v  %s %v\n", w.now, what, facts)
-	}
-}
-
-// fail records the first violated promise; the schedule ends there.
-func (w *world) fail(format string, args ...any) {
-	if w.fault == "" {
-		w.fault = fmt.Sprintf(format, args...)
-		w.log("FAULT " + w.fault)
-	}
-}
-
-// send puts a message on the network: encoded to bytes, as it would really
-// travel, then lost, delayed or repeated as the seed says.
-func (w *world) send(from, to string, h *wire.Header, tail []byte, deliver func(*wire.Message)) {
-	w.counts.Sent++
-	frame := wire.Append(nil, h, tail)
-	copies := 1
-	switch f := w.plan.Faults; {
-	case w.quiet():
-	case w.chance(f.Loss):
-		copies = 0
-		w.counts.Lost++
-	case w.chance(f.Repeat):
-		copies = 2
-		w.counts.Repeated++
-	}
-	for range copies {
-		d := w.between(w.plan.Faults.MinDelay, w.plan.Faults.MaxDelay)
-		if !w.quiet() && w.chance(w.plan.Faults.Slow) {
-			d *= 40
-		}
-		w.after(d, func() {
-			m, err := wire.Decode(append([]byte(nil), frame...), nil)
-			if err != nil {
-				w.fail("frame from %s to %s: %v", from, to, err)
-				return
-			}
-			w.log(from+">"+to, uint64(m.Kind), uint64(m.Shard), uint64(m.Rank), m.Step, uint64(m.Chunk), m.Timeline, uint64(m.Code), m.Seq)
-			deliver(m)
-		})
-	}
+	w.queue.push(event{at: w.now + d, tie: uint32(w.key.Uint64(w.draws) >> 32), n: w.n, do: do})
 }
 
 // quiet says that the time of faults is over; from then on all waits must end.
 func (w *world) quiet() bool { return w.now > w.plan.Faults.Until }
 
-// run processes events until done, a fault, or the deadline.
-func (w *world) run(done func() bool) {
-	for w.fault == "" && !done() {
-		if w.queue.Len() == 0 {
+// run processes events until the job has ended, a promise is broken, or the
+// deadline passes.
+func (w *world) run() {
+	for w.fault == "" && !w.finished() {
+		if len(w.queue) == 0 {
 			w.fail("nothing left to happen and the job has not ended")
 			return
 		}
-		e := heap.Pop(&w.queue).(event)
+		e := w.queue.pop()
 		w.now = e.at
 		w.counts.Events++
-		if w.now > w.plan.Deadline {
-			w.fail("the job has not ended after %v of virtual time: %s", w.plan.Deadline, w.blame())
+		if w.now > w.plan.Faults.Until+patience {
+			w.fail("a wait has not ended %v after the last fault: %s", patience, w.blame())
 			return
 		}
 		e.do()
 	}
 }
 
-// Trace hashes start from FNV's offset basis.
-func newHash() uint64 { return fnv.New64a().Sum64() }
+// patience is how long after the last fault the job must have ended. The
+// longest plan needs less than half of it.
+const patience = 4 * time.Minute
+
+// finished says whether the job has ended and all workers that live know it:
+// every wait has ended.
+func (w *world) finished() bool {
+	led := &w.auth.led
+	switch {
+	case led.Halted:
+		w.fail("the job halted: %s", led.Reason)
+		return true
+	case led.Finished:
+	case led.Stopped && led.Newest().Step == led.StopAt:
+	default:
+		return false
+	}
+	for _, n := range w.workers {
+		for _, x := range n.procs {
+			if x.session.Err() == nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// blame says what everybody waits for.
+func (w *world) blame() string {
+	s := fmt.Sprintf("%d decisions, timeline %d; ", w.auth.led.N, w.auth.led.Timeline)
+	for _, n := range w.workers {
+		for _, x := range n.procs {
+			s += fmt.Sprintf("%s: %s [%s]; ", n.name, x.session.Waiting(x.clock()), x.session.Debug())
+		}
+	}
+	for _, n := range w.servers {
+		for _, p := range n.procs {
+			for k, sh := range p.shards {
+				if sh != nil {
+					lo, hi := sh.Versions()
+					s += fmt.Sprintf("shard %d at %d..%d (timeline %d, decision %d); ", k, lo, hi, sh.Ledger().Timeline, sh.Ledger().N)
+				}
+			}
+		}
+	}
+	return s
+}
