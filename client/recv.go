@@ -138,6 +138,7 @@ func (s *Session) restart() {
 		v.used = false
 	}
 	clear(s.ranks)
+	clear(s.loaded)
 	s.pushedTo = 0
 	s.seq++
 	s.lastPush = s.seq
@@ -385,6 +386,7 @@ type stateKey struct {
 }
 
 type loadedState struct {
+	come bool
 	data []byte
 	code wire.Code
 }
@@ -396,9 +398,17 @@ func (s *Session) LoadState(rank int, step uint64, now time.Duration) []Out {
 	if s.plan == nil || rank < 0 || rank >= s.plan.Ranks {
 		return nil
 	}
-	h := s.header(wire.AskState)
-	h.Rank, h.Step = uint32(rank), step
-	s.toShard(rank%len(s.ranges), h, nil)
+	for k := range s.loaded {
+		if k.rank == rank && k.step != step {
+			delete(s.loaded, k) // given up
+		}
+	}
+	if k := (stateKey{rank, step}); !s.loaded[k].come {
+		s.loaded[k] = loadedState{}
+		h := s.header(wire.AskState)
+		h.Rank, h.Step = uint32(rank), step
+		s.toShard(rank%len(s.ranges), h, nil)
+	}
 	return s.outs
 }
 
@@ -406,19 +416,23 @@ func (s *Session) LoadState(rank int, step uint64, now time.Duration) []Out {
 // when the shard holds no such state.
 func (s *Session) Loaded(rank int, step uint64) (state []byte, ok bool, err error) {
 	k := stateKey{rank, step}
-	x, ok := s.loaded[k]
+	x := s.loaded[k]
+	if !x.come {
+		return nil, false, nil
+	}
 	delete(s.loaded, k)
-	if ok && x.code != wire.OK {
+	if x.code != wire.OK {
 		err = fmt.Errorf("state of rank %d at step %d: %w", rank, step, x.code)
 	}
-	return x.data, ok, err
+	return x.data, true, err
 }
 
 func (s *Session) gotState(m *wire.Message) {
-	if wire.Checksum(m.Tail) != m.CRC || m.Code.Retry() || len(s.loaded) > s.plan.Ranks {
+	k := stateKey{int(m.Rank), m.Step}
+	if x, asked := s.loaded[k]; !asked || x.come || wire.Checksum(m.Tail) != m.CRC || m.Code.Retry() {
 		return
 	}
-	s.loaded[stateKey{int(m.Rank), m.Step}] = loadedState{slices.Clone(m.Tail), m.Code}
+	s.loaded[k] = loadedState{true, slices.Clone(m.Tail), m.Code}
 }
 
 // Metric is a message to the coordinator that carries one number of a step.

@@ -61,9 +61,9 @@ type Session struct {
 	rewoundTo              uint64
 	err                    error
 	waitText               string
-	pushedTo               uint64 // first step behind all that was pushed in this timeline
-	lastPush               uint64 // asynchronous: parameters asked for before this are stale
-	loaded                 map[stateKey]loadedState
+	pushedTo               uint64                   // first step behind all that was pushed in this timeline
+	lastPush               uint64                   // asynchronous: parameters asked for before this are stale
+	loaded                 map[stateKey]loadedState // asked for, some of them come
 	stats                  SessionStats
 	outs                   []Out
 	now                    time.Duration
@@ -184,7 +184,7 @@ func (s *Session) open(record []byte) error {
 	}
 	s.ranges = p.Layout.Shards(p.Shards)
 	s.heard = make([]time.Duration, len(s.ranges))
-	keep := max(p.Staleness, -1) + 2
+	keep := max(2*p.Staleness+2, 1) // as many as a shard keeps: two ranks served here may be that far apart
 	for range keep {
 		s.vers = append(s.vers, version{data: make([]float32, p.Layout.P), got: make([]bool, p.Layout.Chunks()), asked: make([]bool, p.Layout.Chunks())})
 	}

@@ -3,6 +3,7 @@ package job
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -100,13 +101,13 @@ type shardInfo struct {
 	held    bool
 	missing []int
 	since   time.Duration // waiting since
-	staged  map[int]stagedAt
+	staged  map[stagedAt]ledger.Member
 	nanos   uint64
 }
 
 type stagedAt struct {
-	step   uint64
-	member ledger.Member
+	rank int
+	step uint64
 }
 
 // NewCoord returns a coordinator that continues after the given decisions.
@@ -115,7 +116,7 @@ func NewCoord(cfg CoordConfig, history []*ledger.Decision, now time.Duration) *C
 	c.shards = make([]shardInfo, cfg.Shards)
 	for i := range c.shards {
 		c.shards[i].saved = map[ledger.CutID]bool{}
-		c.shards[i].staged = map[int]stagedAt{}
+		c.shards[i].staged = map[stagedAt]ledger.Member{}
 	}
 	for _, d := range history {
 		c.take(d)
@@ -146,12 +147,22 @@ func (c *Coord) take(d *ledger.Decision) bool {
 			c.shards[i].held, c.shards[i].missing = false, nil
 			c.shards[i].lo, c.shards[i].hi = d.Step, d.Step
 		}
+	case ledger.View:
+		c.dropStaged(func(x stagedAt) bool { return c.led.Since[x.rank] == d.View })
 	case ledger.Close:
 		c.closing = d.Step + 1
+		c.dropStaged(func(x stagedAt) bool { return x.step <= d.Step })
 	case ledger.Halt:
 		c.halt = ""
 	}
 	return true
+}
+
+// dropStaged forgets reports of staged contributions.
+func (c *Coord) dropStaged(which func(stagedAt) bool) {
+	for i := range c.shards {
+		maps.DeleteFunc(c.shards[i].staged, func(x stagedAt, _ ledger.Member) bool { return which(x) })
+	}
 }
 
 // Handle takes one message and releases it.
@@ -368,7 +379,11 @@ func (c *Coord) fromShard(m *wire.Message, s *shardInfo, now time.Duration) {
 			s.since = now
 		}
 	case wire.Staged:
-		s.staged[int(m.Rank)] = stagedAt{m.Step, ledger.Member{Worker: m.Worker, Incarnation: m.Incarnation}}
+		// A shard that has not yet seen the rank leave and come back is about to
+		// drop what it reports.
+		if r := int(m.Rank); r < len(c.led.Since) && m.View >= c.led.Since[r] && m.Step >= c.closing {
+			s.staged[stagedAt{r, m.Step}] = ledger.Member{Worker: m.Worker, Incarnation: m.Incarnation}
+		}
 	case wire.Held:
 		if c.stop && m.Step == c.stopAt {
 			s.held = m.Lo <= m.Step

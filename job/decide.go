@@ -181,7 +181,7 @@ func (c *Coord) dueClose() *ledger.Decision {
 			return nil
 		}
 		for i := range c.shards {
-			if c.shards[i].staged[r] != (stagedAt{t, m}) {
+			if c.shards[i].staged[stagedAt{r, t}] != m {
 				return nil
 			}
 		}

@@ -89,7 +89,7 @@ func (p *Pipeline) passes() string {
 }
 
 func (p *Pipeline) memory() string {
-	versions := max(p.Spec.Staleness, 0) + 2
+	versions := 2*max(p.Spec.Staleness, 0) + 2
 	if p.Mode == shard.Async {
 		versions = 1
 	}

@@ -106,7 +106,8 @@ type State struct {
 	Epochs   []uint64
 	View     uint64
 	Ranks    []Member
-	Out      []bool // ranks outside the set; nil means none
+	Since    []uint64 // by rank: the view that gave it to its present member
+	Out      []bool   // ranks outside the set; nil means none
 	Cuts     []CutID
 	Stopped  bool
 	StopAt   uint64
@@ -139,7 +140,7 @@ func (s *State) Apply(d *Decision) bool {
 			s.Cuts = s.Cuts[:len(s.Cuts)-1]
 		}
 	case View:
-		s.View, s.Ranks, s.Out = d.View, d.Ranks, d.Out
+		s.enter(d)
 	case Cut:
 		s.Cuts = append(s.Cuts, CutID{d.Timeline, d.Step})
 	case Stop:
@@ -150,6 +151,18 @@ func (s *State) Apply(d *Decision) bool {
 		s.Halted, s.Reason = true, d.Reason
 	}
 	return true
+}
+
+// enter makes d the view.
+func (s *State) enter(d *Decision) {
+	old := *s
+	s.View, s.Ranks, s.Out = d.View, d.Ranks, d.Out
+	s.Since = make([]uint64, len(d.Ranks))
+	for r := range s.Since {
+		if s.Since[r] = d.View; r < len(old.Ranks) && old.Ranks[r] == d.Ranks[r] && old.In(r) == s.In(r) {
+			s.Since[r] = old.Since[r]
+		}
+	}
 }
 
 // Newest is the newest recorded cut, or the initial state.

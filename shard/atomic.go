@@ -26,7 +26,11 @@ func (s *Shard) atomicReady(rank int, step uint64, now time.Duration) {
 	case Async:
 		s.applyAsync(rank, now)
 	case ByDecision:
-		s.tellStaged(rank, step)
+		// A step closes wherever it is decided, so what a cut after it needs of
+		// the rank must be here before.
+		if s.statesReadyFor(rank, step+1) {
+			s.tellStaged(rank, step)
+		}
 	case ByReduction:
 		s.startReduction(now)
 	}

@@ -353,11 +353,30 @@ func (s *Shard) statesReady(v uint64) bool {
 	return true
 }
 
-func (s *Shard) statesReadyFor(rank int, v uint64) bool {
-	if !s.cfg.RankState || rank%s.cfg.Shards != s.cfg.ID || !s.led.In(rank) {
+// hasState says whether this shard keeps the state of rank at version v, or
+// need not.
+func (s *Shard) hasState(rank int, v uint64) bool {
+	if !s.cfg.RankState || rank%s.cfg.Shards != s.cfg.ID {
 		return true
 	}
-	if _, ok := s.states[stateKey{rank, v}]; ok {
+	_, ok := s.states[stateKey{rank, v}]
+	return ok
+}
+
+// askStates asks for the states that this shard's ranks lack for their next
+// step.
+func (s *Shard) askStates() {
+	step, _ := s.Versions()
+	for rank := range s.cfg.Ranks {
+		if s.cfg.Mode == Async {
+			step = s.applied[rank]
+		}
+		s.statesReadyFor(rank, step+1)
+	}
+}
+
+func (s *Shard) statesReadyFor(rank int, v uint64) bool {
+	if s.hasState(rank, v) || !s.led.In(rank) {
 		return true
 	}
 	if m, ok := s.led.Member(rank); ok {

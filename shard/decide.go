@@ -215,7 +215,9 @@ func (s *Shard) closeAll(now time.Duration) {
 			if s.cfg.Mode == Async {
 				step = s.applied[rank]
 			}
-			s.atomicReady(rank, step, now)
+			for d := range uint64(s.depth()) {
+				s.atomicReady(rank, step+d, now)
+			}
 		}
 		return
 	}

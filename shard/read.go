@@ -101,7 +101,9 @@ func (s *Shard) where(m *wire.Message) {
 	s.toWorker(m.Worker, h, nil)
 }
 
-// needs is the first step for which some chunk lacks rank's contribution.
+// needs is the first step for which some chunk lacks rank's contribution, or
+// this shard the state that the rank has after it: whoever has died with the
+// only copy of a state cannot be asked for it, so the step is computed again.
 func (s *Shard) needs(rank int) uint64 {
 	if s.cfg.Mode == Async {
 		return s.applied[rank]
@@ -110,7 +112,7 @@ func (s *Shard) needs(rank int) uint64 {
 	for i := range s.chunks {
 		c := &s.chunks[i]
 		t := c.version
-		for t < c.version+uint64(s.depth()) && s.has(c, t, rank) {
+		for t < c.version+uint64(s.depth()) && s.has(c, t, rank) && s.hasState(rank, t+1) {
 			t++
 		}
 		first = min(first, t)

@@ -178,7 +178,10 @@ func New(cfg Config) *Shard {
 	s.roles = s.spec.Phases[0].Needs
 	s.lo = l.Chunk(cfg.Chunks.Lo).Lo
 	s.n = l.Chunk(cfg.Chunks.Hi-1).Hi - s.lo
-	keep := cfg.Staleness + 2
+	// A chunk at version t may wait for a rank whose worker died and whose step
+	// t is computed again, on version t−N, while others that had the rank's
+	// steps up to t+N are at version t+N+1.
+	keep := 2*cfg.Staleness + 2
 	if cfg.Mode == Async {
 		keep = 1
 	}

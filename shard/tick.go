@@ -85,8 +85,7 @@ func (s *Shard) repeat(now time.Duration) {
 		s.sendSaved(id)
 	}
 	if s.cfg.RankState {
-		lo, _ := s.Versions()
-		s.statesReady(lo + 1)
+		s.askStates()
 	}
 	s.repeatPartials(now)
 }
