@@ -180,13 +180,15 @@ func (f *fetcher) take(m *wire.Message) error {
 }
 
 func (f *fetcher) news(m *wire.Message) error {
-	f.newsTo, f.heard = max(f.newsTo, m.Seq), true
-	if len(m.Tail) > 0 {
+	f.newsTo = max(f.newsTo, m.Seq)
+	if len(m.Tail) == 0 {
+		f.heard = true // a beacon counts all decisions
+	} else {
 		if d, err := ledger.Decode(m.Tail); err == nil { // a damaged one is asked for again
 			f.led.Apply(d)
 		}
 	}
-	if f.led.N < f.newsTo {
+	if !f.heard || f.led.N < f.newsTo {
 		return nil
 	}
 	if f.led.Timeline != f.timeline { // what was read belongs to the past

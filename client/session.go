@@ -204,6 +204,14 @@ func (s *Session) Handle(m *wire.Message, now time.Duration) []Out {
 	return s.outs
 }
 
+// Advance sends what has become possible since the application gave the
+// parameters of its last work back.
+func (s *Session) Advance(now time.Duration) []Out {
+	s.outs, s.now = s.outs[:0], now
+	s.advance()
+	return s.outs
+}
+
 // Tick does what is due at now. Call it every 20 ms or so.
 func (s *Session) Tick(now time.Duration) []Out {
 	s.outs, s.now = s.outs[:0], now

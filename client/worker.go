@@ -148,6 +148,7 @@ func (w *Worker) run() {
 			w.send(w.ses.Tick(w.now()))
 		case f := <-w.calls:
 			f()
+			continue // what the caller changed is no news to it
 		case <-w.quit:
 			w.send(w.ses.Leave())
 			return
@@ -198,21 +199,19 @@ func (w *Worker) call(ctx context.Context, f func()) error {
 // wait calls try on the owning goroutine until it says true, telling what is
 // being waited for.
 func (w *Worker) wait(ctx context.Context, try func() bool) error {
-	t0, told := time.Now(), time.Duration(0)
+	t0, tellAt := time.Now(), time.Second
 	every := time.NewTicker(250 * time.Millisecond)
 	defer every.Stop()
 	for {
-		ok, text := false, ""
-		if err := w.call(ctx, func() {
-			if ok = try(); !ok {
-				text = w.ses.Waiting(w.now())
-			}
-		}); err != nil || ok {
+		ok := false
+		if err := w.call(ctx, func() { ok = try() }); err != nil || ok {
 			return err
 		}
-		if waited := time.Since(t0); waited-told > time.Second && text != "" {
-			told = waited + min(waited, 10*time.Second)
-			w.opts.OnWait(text)
+		if waited := time.Since(t0); waited >= tellAt {
+			if text := w.Waiting(); text != "" {
+				tellAt = waited + max(time.Second, min(waited, 10*time.Second))
+				w.opts.OnWait(text)
+			}
 		}
 		select {
 		case <-w.poke:
@@ -251,6 +250,7 @@ func (w *Worker) Pull(ctx context.Context) (Work, error) {
 	defer func() { w.times.waiting.Add(int64(time.Since(t0))) }()
 	var work Work
 	var err error
+	first := true
 	werr := w.wait(ctx, func() bool {
 		if err = w.ses.Err(); err != nil {
 			return true
@@ -260,8 +260,10 @@ func (w *Worker) Pull(ctx context.Context) (Work, error) {
 			return true
 		}
 		var ok bool
-		work, ok = w.ses.Take(w.now())
-		w.send(w.ses.Tick(w.now()))
+		if work, ok = w.ses.Take(w.now()); !ok && first {
+			first = false
+			w.send(w.ses.Advance(w.now())) // the parameters lent before are free
+		}
 		return ok
 	})
 	return work, errors.Join(werr, err)

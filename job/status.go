@@ -63,6 +63,11 @@ func (s *Status) Live() int {
 	return n
 }
 
+// Ended says whether the job stands still: finished, stopped or halted.
+func (s *Status) Ended() bool {
+	return s.State == "finished" || s.State == "stopped" || s.State == "halted"
+}
+
 // Status says how the job stands at now, and above all whom it waits for.
 func (c *Coord) Status(now time.Duration) Status {
 	s := Status{Job: c.cfg.Job, Steps: c.cfg.Steps, Timeline: c.led.Timeline, View: c.led.View, Decisions: c.led.N, Cut: c.led.Newest(), Reason: c.led.Reason}
