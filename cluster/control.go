@@ -14,6 +14,7 @@ import (
 
 	"tributary/comm"
 	"tributary/job"
+	"tributary/shard"
 )
 
 // ctlSubject is where a node answers control requests.
@@ -35,7 +36,7 @@ func (n *Node) Serve(nc *nats.Conn) (micro.Service, error) {
 	for _, e := range []struct {
 		name string
 		f    func([]byte) (any, error)
-	}{{"status", n.status}, {"stop", n.stop}, {"resume", n.resume}, {"health", n.health}} {
+	}{{"status", n.status}, {"stop", n.stop}, {"resume", n.resume}, {"stats", n.stats}, {"health", n.health}} {
 		if err := g.AddEndpoint(e.name, micro.HandlerFunc(func(r micro.Request) { answer(r, e.f) }), micro.WithEndpointQueueGroupDisabled()); err != nil {
 			return nil, fmt.Errorf("control endpoint %s: %w", e.name, err)
 		}
@@ -112,6 +113,26 @@ func (n *Node) request(req []byte, f func(*coordDriver) ([]job.Out, error)) (any
 	}
 }
 
+// ShardStats are the running totals of one shard.
+type ShardStats struct {
+	Shard int    `json:"shard"`
+	Node  string `json:"node"`
+	shard.Stats
+}
+
+// stats answers with the totals of this node's shards of a job.
+func (n *Node) stats(req []byte) (any, error) {
+	n.mu.Lock()
+	run := n.jobs[string(req)]
+	n.mu.Unlock()
+	if run == nil {
+		return nil, fmt.Errorf("node %s has no part of a job %.64q", n.opts.Name, req)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	return run.stats(ctx)
+}
+
 // Health is what a node says of itself.
 type Health struct {
 	Node      string   `json:"node"`
@@ -158,6 +179,19 @@ func Ask(ctx context.Context, nc *nats.Conn, node, what string, req []byte, out 
 		return fmt.Errorf("%s: answer of node %s: %w", what, node, err)
 	}
 	return nil
+}
+
+// StatsOf asks every node that holds shards of a job for their totals.
+func StatsOf(ctx context.Context, nc *nats.Conn, rec *job.Record) ([]ShardStats, error) {
+	var all []ShardStats
+	for _, node := range slices.Compact(slices.Sorted(slices.Values(rec.Owners))) {
+		var part []ShardStats
+		if err := Ask(ctx, nc, node, "stats", []byte(rec.Name), &part); err != nil {
+			return nil, err
+		}
+		all = append(all, part...)
+	}
+	return all, nil
 }
 
 // StatusOf asks the coordinator of a job how it stands.

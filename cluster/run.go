@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +27,8 @@ type jobRun struct {
 	dir  string
 	log  *slog.Logger
 	mine []int // shards placed here
+	mu   sync.Mutex
+	held []*shardDriver // of mine, those that run; guarded by mu
 	cd   *coordDriver
 }
 
@@ -79,7 +83,29 @@ func (r *jobRun) runShard(ctx context.Context, k int) error {
 	cfg.Clock = func() time.Duration { return time.Since(start) }
 	d := &shardDriver{run: r, id: k, sh: shard.New(cfg), start: start, store: checkpoint.Dir{Path: r.dir},
 		inbox: make(chan *wire.Message, 256), calls: make(chan func() []shard.Out, 16)}
+	r.mu.Lock()
+	r.held = append(r.held, d)
+	r.mu.Unlock()
 	return d.drive(ctx)
+}
+
+// stats collects the totals of the shards here, each on its own goroutine.
+func (r *jobRun) stats(ctx context.Context) ([]ShardStats, error) {
+	r.mu.Lock()
+	held := slices.Clone(r.held)
+	r.mu.Unlock()
+	out := make([]ShardStats, 0, len(held))
+	for _, d := range held {
+		answer := make(chan shard.Stats, 1)
+		d.later(ctx, func() []shard.Out { answer <- d.sh.Stats(); return nil })
+		select {
+		case s := <-answer:
+			out = append(out, ShardStats{d.id, r.node.opts.Name, s})
+		case <-ctx.Done():
+			return nil, fmt.Errorf("shard %d is busy: %w", d.id, ctx.Err())
+		}
+	}
+	return out, nil
 }
 
 // bump writes value under key whatever is there and returns the new revision:

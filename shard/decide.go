@@ -80,7 +80,7 @@ func (s *Shard) begin() {
 func (s *Shard) reset() {
 	for i := range s.chunks {
 		c := &s.chunks[i]
-		c.parked, c.counted = nil, 0
+		c.parked, c.counted, c.first = nil, 0, 0
 		for d := range c.staged {
 			for j := range c.staged[d] {
 				c.staged[d][j].drop()

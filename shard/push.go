@@ -62,6 +62,9 @@ func (s *Shard) push(m *wire.Message, now time.Duration) {
 			e.vals = viewFloat32(m.Tail)
 		}
 		c.counted++
+		if c.first == 0 {
+			c.first = now
+		}
 	}
 	if ackBeforeApply {
 		s.ack(member.Worker, &e.msg.Header, wire.LevelApplied)

@@ -140,6 +140,7 @@ type chunk struct {
 	version uint64
 	staged  [][]entry // [step % depth][rank*roles+role]
 	parked  []parked
+	first   time.Duration // when the first contribution to the next step came; 0: none has
 	counted int // used by a planted fault only
 }
 
@@ -165,10 +166,16 @@ type stateKey struct {
 
 // Stats are running totals, for metrics.
 type Stats struct {
-	Pushes, Duplicates, Refused, Pulls, Applied uint64
-	BytesIn, BytesOut                           uint64
-	UpdateNanos                                 uint64 // needs Config.Clock
-	Reductions                                  uint64
+	Pushes      uint64 `json:"pushes"`
+	Duplicates  uint64 `json:"duplicates"`
+	Refused     uint64 `json:"refused"`
+	Pulls       uint64 `json:"pulls"`
+	Applied     uint64 `json:"applied"` // chunks that took a step
+	BytesIn     uint64 `json:"bytes_in"`
+	BytesOut    uint64 `json:"bytes_out"`
+	Reductions  uint64 `json:"reductions"`
+	UpdateNanos uint64 `json:"update_ns"` // combining and updating; needs Config.Clock
+	SkewNanos   uint64 `json:"skew_ns"`   // from a chunk's first contribution to its last, added up over Applied
 }
 
 // New returns an idle shard. It allocates the parameters and slots.

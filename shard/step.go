@@ -146,7 +146,8 @@ func (s *Shard) finishChunk(ci int, now time.Duration) {
 	}
 	s.logClose(ci, t)
 	c.version++
-	c.counted = 0
+	s.stats.SkewNanos += uint64(max(0, now-c.first))
+	c.counted, c.first = 0, 0
 	s.stats.Applied++
 	s.lastAdv, s.dirty = now, true
 	for rank := range s.cfg.Ranks {

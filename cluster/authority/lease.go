@@ -16,6 +16,8 @@ import (
 type leaser interface {
 	casNonce(ctx context.Context, op Op, nonce string) (uint64, error)
 	readNonce(ctx context.Context, key string) (Entry, string, error)
+	// bound gives a context without a deadline the store's default one.
+	bound(ctx context.Context) (context.Context, context.CancelFunc)
 }
 
 type lease struct {
@@ -25,8 +27,15 @@ type lease struct {
 	ttl   time.Duration
 	nonce string
 	rev   atomic.Uint64
-	done  bool // released or lost; used only by Renew and Release
+
+	// Used by Renew and Release only, which do not overlap.
+	since time.Time // wall clock before the last successful change
+	done  bool      // released or lost
 }
+
+// now is the wall clock: the monotonic one stands still while the machine is
+// suspended.
+func now() time.Time { return time.Now().Round(0) }
 
 // newLease takes the lease. The compare-and-set is repeated only after an
 // answer was lost and a read showed that it did not happen.
@@ -34,7 +43,9 @@ func newLease(ctx context.Context, s leaser, key string, value []byte, ttl time.
 	if ttl < MinTTL {
 		return nil, fmt.Errorf("lease %q: %w: time to live %v is under %v", key, ErrBadOp, ttl, MinTTL)
 	}
-	l := &lease{store: s, key: key, value: bytes.Clone(value), ttl: ttl, nonce: rand.Text()}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	l := &lease{store: s, key: key, value: bytes.Clone(value), ttl: ttl, nonce: rand.Text(), since: now()}
 	for {
 		rev, err := s.casNonce(ctx, Op{Key: key, Value: l.value, TTL: ttl}, l.nonce)
 		if err == nil {
@@ -64,17 +75,24 @@ func (l *lease) Revision() uint64 { return l.rev.Load() }
 
 // Renew implements [Lease].
 func (l *lease) Renew(ctx context.Context) error {
+	ctx, cancel := l.store.bound(ctx)
+	defer cancel()
+	start := now()
 	for {
 		if l.done {
 			return fmt.Errorf("renew %q: %w", l.key, ErrLeaseLost)
 		}
 		old := l.rev.Load()
 		rev, err := l.store.casNonce(ctx, Op{Key: l.key, Value: l.value, Expect: old, TTL: l.ttl}, l.nonce)
+		again := false
 		if err == nil {
 			l.rev.Store(rev)
-			return nil
+		} else {
+			again, err = l.settle(ctx, err)
 		}
-		again, err := l.settle(ctx, err)
+		if err == nil && !again {
+			err = l.confirm(ctx, start)
+		}
 		if err != nil {
 			return fmt.Errorf("renew %q: %w", l.key, err)
 		}
@@ -82,6 +100,25 @@ func (l *lease) Renew(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// confirm ends a renewal that began at start. One that came when the time to
+// live was over is read back: a store may have decided already that the key
+// has expired (a NATS server does that without a compare-and-set) and remove
+// the renewed one a moment later.
+func (l *lease) confirm(ctx context.Context, start time.Time) error {
+	if now().Sub(l.since) >= l.ttl {
+		_, nonce, err := l.store.readNonce(ctx, l.key)
+		if errors.Is(err, ErrNotFound) || err == nil && nonce != l.nonce {
+			l.done = true
+			return ErrLeaseLost
+		}
+		if err != nil {
+			return err
+		}
+	}
+	l.since = start
+	return nil
 }
 
 // settle finds out what became of a change that failed with err. It reports
@@ -109,6 +146,8 @@ func (l *lease) settle(ctx context.Context, err error) (again bool, _ error) {
 
 // Release implements [Lease].
 func (l *lease) Release(ctx context.Context) error {
+	ctx, cancel := l.store.bound(ctx)
+	defer cancel()
 	for !l.done {
 		_, err := l.store.casNonce(ctx, Op{Key: l.key, Expect: l.rev.Load(), Delete: true}, "")
 		if err == nil {

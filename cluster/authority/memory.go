@@ -108,6 +108,14 @@ func (m *Memory) applyLocked(op Op, nonce string) {
 // deleted one.
 func clone(b []byte) []byte { return append([]byte{}, b...) }
 
+// ended is ErrUnavailable once ctx has ended.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
 // Get implements [Authority].
 func (m *Memory) Get(ctx context.Context, key string) (Entry, error) {
 	e, _, err := m.readNonce(ctx, key)
@@ -115,7 +123,7 @@ func (m *Memory) Get(ctx context.Context, key string) (Entry, error) {
 }
 
 func (m *Memory) readNonce(ctx context.Context, key string) (Entry, string, error) {
-	if err := cmp.Or(CheckKey(key), ctx.Err()); err != nil {
+	if err := cmp.Or(CheckKey(key), ended(ctx)); err != nil {
 		return Entry{}, "", fmt.Errorf("get: %w", err)
 	}
 	m.mu.Lock()
@@ -149,8 +157,8 @@ func (m *Memory) Batch(ctx context.Context, ops []Op) (uint64, error) {
 
 // commit checks all, then changes all.
 func (m *Memory) commit(ctx context.Context, ops []Op, nonce string) (uint64, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, fmt.Errorf("compare-and-set: %w: %w", ErrUnavailable, err)
+	if err := ended(ctx); err != nil {
+		return 0, fmt.Errorf("compare-and-set: %w", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -184,7 +192,7 @@ func (m *Memory) listLocked(prefix string) []Entry {
 
 // List implements [Authority]. Here it is a snapshot.
 func (m *Memory) List(ctx context.Context, prefix string) ([]Entry, error) {
-	if err := cmp.Or(checkPrefix(prefix), ctx.Err()); err != nil {
+	if err := cmp.Or(checkPrefix(prefix), ended(ctx)); err != nil {
 		return nil, fmt.Errorf("list: %w", err)
 	}
 	m.mu.Lock()
@@ -212,7 +220,7 @@ func (w *memWatch) wakeUp() {
 
 // Watch implements [Authority].
 func (m *Memory) Watch(ctx context.Context, prefix string) (<-chan Entry, error) {
-	if err := cmp.Or(checkPrefix(prefix), ctx.Err()); err != nil {
+	if err := cmp.Or(checkPrefix(prefix), ended(ctx)); err != nil {
 		return nil, fmt.Errorf("watch: %w", err)
 	}
 	w := &memWatch{prefix: prefix, wake: make(chan struct{}, 1)}
@@ -261,4 +269,9 @@ func (m *Memory) feed(ctx context.Context, w *memWatch, out chan<- Entry) {
 // Lease implements [Authority].
 func (m *Memory) Lease(ctx context.Context, key string, value []byte, ttl time.Duration) (Lease, error) {
 	return newLease(ctx, m, key, value, ttl)
+}
+
+// bound does nothing: no call waits.
+func (m *Memory) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return ctx, func() {}
 }
