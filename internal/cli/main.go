@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -31,6 +30,7 @@ const (
 func Main(name, about string, grammar any, args []string) int {
 	ctx, stop := signalled()
 	defer stop()
+	tuneMemory()
 	p, err := kong.New(grammar, kong.Name(name), kong.Description(about), kong.DefaultEnvars("PS"),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
@@ -49,15 +49,9 @@ func Main(name, about string, grammar any, args []string) int {
 	return exitOK
 }
 
-// ErrSilent is an error about which everything has been said.
-var ErrSilent = errors.New("failed")
-
 // Say writes an error for people: one line, or one per problem if it has
 // several.
 func Say(w io.Writer, name string, err error) {
-	if errors.Is(err, ErrSilent) {
-		return
-	}
 	for line := range strings.SplitSeq(strings.TrimSpace(err.Error()), "\n") {
 		fmt.Fprintf(w, "%s: %s\n", name, line)
 	}
