@@ -120,13 +120,13 @@ func OpenJetStream(ctx context.Context, nc *nats.Conn, o JetStreamOptions) (*Jet
 	j := &JetStream{o: o, nc: nc, js: js}
 	j.life, j.end = context.WithCancel(context.Background())
 	err = j.retry(ctx, func(ctx context.Context) error {
-		actx, cancel := context.WithTimeout(ctx, attemptLimit)
+		ctx, cancel := j.attempt(ctx)
 		defer cancel()
 		reconnects := nc.Stats().Reconnects
 		if err := j.connected(); err != nil {
 			return err
 		}
-		if err := j.attach(actx); err != nil {
+		if err := j.attach(ctx); err != nil {
 			return err
 		}
 		j.checked.Store(reconnects)
@@ -261,6 +261,32 @@ func (j *JetStream) connected() error {
 	return nil
 }
 
+// attempt bounds one request by attemptLimit and by the connection: nats.go
+// waits on for an answer that cannot come any more.
+func (j *JetStream) attempt(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	ctx, stop := j.whileConnected(ctx)
+	return ctx, func() { stop(); cancel() }
+}
+
+// whileConnected returns a context that also ends when the connection is lost
+// after this call. The function frees what watches over it.
+func (j *JetStream) whileConnected(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	status := j.nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if _, lost := <-status; lost { // otherwise closed by RemoveStatusListener
+			cancel(errDisconnected)
+		}
+	})
+	return ctx, func() {
+		j.nc.RemoveStatusListener(status)
+		wait.Wait()
+		cancel(nil)
+	}
+}
+
 // ready is connected, and after a reconnection it verifies the store.
 func (j *JetStream) ready(ctx context.Context) error {
 	if err := j.connected(); err != nil {
@@ -280,7 +306,7 @@ func (j *JetStream) ready(ctx context.Context) error {
 // verify returns ErrStoreLost unless the bucket is the one that was opened and
 // holds at least what it held.
 func (j *JetStream) verify(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	ctx, cancel := j.attempt(ctx)
 	defer cancel()
 	seen := j.seen.Load()
 	s, err := j.js.Stream(ctx, j.streamName())

@@ -15,12 +15,6 @@ import (
 	"tributary/cluster/authority"
 )
 
-func (b *testBroker) restart() {
-	b.t.Helper()
-	b.stop()
-	b.start()
-}
-
 // through connects by way of a new proxy.
 func (b *testBroker) through(t *testing.T) (*proxy, *nats.Conn) {
 	t.Helper()

@@ -45,7 +45,7 @@ func (j *JetStream) newRecord(subject string, seq uint64, h nats.Header, data []
 // last returns the newest record of key, once. Revision 0 says that there is
 // none, or that the store is not ours.
 func (j *JetStream) last(ctx context.Context, key string) (record, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	ctx, cancel := j.attempt(ctx)
 	defer cancel()
 	if err := j.ready(ctx); err != nil {
 		return record{}, err

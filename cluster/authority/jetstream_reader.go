@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,24 +40,24 @@ type reader struct {
 
 	ctx    context.Context // ends when the connection is lost; of this reader only
 	cancel context.CancelFunc
-	status chan nats.Status
-	wait   sync.WaitGroup
 }
 
 // openReader creates a reader, once.
 func (j *JetStream) openReader(ctx context.Context, prefix string) (_ *reader, err error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	ctx, cancel := j.attempt(ctx)
 	defer cancel()
-	if err := j.connected(); err != nil {
-		return nil, err
-	}
+	// A consumer in the server's memory may outlive a reconnection or not; the
+	// reader never does.
 	r := &reader{j: j}
-	r.listen()
+	r.ctx, r.cancel = j.whileConnected(context.Background())
 	defer func() {
 		if err != nil {
 			r.close()
 		}
 	}()
+	if err := j.connected(); err != nil {
+		return nil, err
+	}
 	inbox := j.nc.NewInbox()
 	if r.sub, err = j.nc.SubscribeSync(inbox); err != nil {
 		return nil, err
@@ -94,17 +93,6 @@ func (j *JetStream) filter(prefix string) string {
 	return j.root + prefix[:strings.LastIndexByte(prefix, '.')+1] + ">"
 }
 
-// listen makes r.ctx end with the connection. A consumer in the server's
-// memory may outlive a reconnection or not; the reader never does.
-func (r *reader) listen() {
-	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.status = r.j.nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
-	r.wait.Go(func() { // ends with RemoveStatusListener, which closes the channel
-		<-r.status
-		r.cancel()
-	})
-}
-
 // next waits for a record. One without a key says that nothing happened but
 // perhaps that the reader has caught up.
 func (r *reader) next(ctx context.Context) (record, error) {
@@ -138,9 +126,7 @@ func (r *reader) next(ctx context.Context) (record, error) {
 
 // close frees the consumer as far as the connection allows.
 func (r *reader) close() {
-	r.j.nc.RemoveStatusListener(r.status)
 	r.cancel()
-	r.wait.Wait()
 	if r.sub == nil {
 		return
 	}

@@ -245,12 +245,14 @@ func TestJetStreamWithoutJetStream(t *testing.T) {
 func TestJetStreamLimit(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
-	a := open(t, b.connect(t), authority.JetStreamOptions{Limit: 300 * time.Millisecond})
+	nc := b.connect(t)
+	a := open(t, nc, authority.JetStreamOptions{Limit: 300 * time.Millisecond})
 	l, err := a.Lease(t.Context(), "l", nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.stop()
+	poll(t, "the connection is lost", func() bool { return !nc.IsConnected() })
 	for name, f := range calls(a, l) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		for _, ctx := range []context.Context{t.Context(), ctx} {

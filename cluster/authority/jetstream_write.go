@@ -32,6 +32,7 @@ type write struct {
 	ops    []Op
 	nonce  string
 	id     string   // stored with every record
+	begin  uint64   // highest revision seen before
 	expect []uint64 // last sequences of the subjects: those of ops, or of the deletion that precedes a creation
 	maybe  bool     // some attempt had no answer, so the change may have happened
 }
@@ -72,12 +73,12 @@ func (j *JetStream) commit(ctx context.Context, ops []Op, nonce string) (uint64,
 	}
 	ctx, cancel := j.bound(ctx)
 	defer cancel()
-	w := &write{ops: ops, nonce: nonce, id: rand.Text()}
+	w := &write{ops: ops, nonce: nonce, id: rand.Text(), begin: j.seen.Load()}
 	for _, op := range ops {
 		w.expect = append(w.expect, op.Expect)
 	}
 	for {
-		rev, err := j.attempt(ctx, w)
+		rev, err := j.try(ctx, w)
 		switch {
 		case err == nil:
 			j.saw(rev)
@@ -97,8 +98,8 @@ func (j *JetStream) commit(ctx context.Context, ops []Op, nonce string) (uint64,
 	}
 }
 
-// attempt publishes once, and looks at the records after a conflict.
-func (j *JetStream) attempt(ctx context.Context, w *write) (uint64, error) {
+// try publishes once, and looks at the records after a conflict.
+func (j *JetStream) try(ctx context.Context, w *write) (uint64, error) {
 	rev, err := j.publish(ctx, w)
 	switch {
 	case errors.Is(err, errNoAnswer):
@@ -117,7 +118,7 @@ func (j *JetStream) attempt(ctx context.Context, w *write) (uint64, error) {
 // publish sends the records and returns the revision of the last one. It fails
 // with errNoAnswer, or else nothing was changed.
 func (j *JetStream) publish(ctx context.Context, w *write) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	ctx, cancel := j.attempt(ctx)
 	defer cancel()
 	if err := cmp.Or(ctx.Err(), j.ready(ctx)); err != nil {
 		return 0, err
@@ -172,7 +173,7 @@ func (j *JetStream) request(ctx context.Context, m *nats.Msg) (uint64, error) {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrMaxPayload):
 		return 0, notSent(err)
 	case err != nil:
-		return 0, fmt.Errorf("%w: %w", errNoAnswer, err)
+		return 0, fmt.Errorf("%w: %w", errNoAnswer, cmp.Or(context.Cause(ctx), err))
 	}
 	var ack struct {
 		Error *jetstream.APIError `json:"error"`
@@ -211,12 +212,9 @@ func notSent(err error) error {
 //   - a key to be created was deleted before: the server then expects the
 //     revision of the deletion;
 //   - the conflict has gone meanwhile, or was with a write in flight.
-//
-// After an attempt without an answer a deletion is no reason to try again: it
-// may have deleted what that attempt created.
 func (j *JetStream) settle(ctx context.Context, w *write) (uint64, error) {
-	var conflict error
-	untouched := false // some record cannot have been written by us
+	found := make([]record, len(w.ops))
+	maybe := w.maybe
 	for i, op := range w.ops {
 		r, err := j.last(ctx, op.Key)
 		if err != nil {
@@ -225,25 +223,24 @@ func (j *JetStream) settle(ctx context.Context, w *write) (uint64, error) {
 		if r.write == w.id {
 			return r.Revision + uint64(len(w.ops)-1-i), nil
 		}
-		switch gone := r.Revision == 0 || r.Deleted; {
-		case r.Revision == w.expect[i] && (op.Expect != 0 || gone):
-			untouched = true
-		case op.Expect == 0 && gone && !w.maybe:
-			w.expect[i] = r.Revision
-		case conflict == nil:
-			conflict = fmt.Errorf("%q: expected revision %d, found %d: %w", op.Key, op.Expect, r.Revision, ErrConflict)
+		// A record that is as old as the call says that no attempt got through.
+		if r.Revision == w.expect[i] || r.Revision != 0 && r.Revision <= w.begin {
+			maybe = false
 		}
-		if conflict != nil && (!w.maybe || untouched) {
-			return 0, conflict
-		}
+		found[i] = r
 	}
-	if conflict != nil {
-		return 0, fmt.Errorf("%w: %w", ErrAmbiguous, errOverwritten)
+	for i, op := range w.ops {
+		r := found[i]
+		switch gone := r.Revision == 0 || r.Deleted; {
+		case op.Expect != 0 && r.Revision == op.Expect, op.Expect == 0 && gone && !maybe:
+			w.expect[i] = r.Revision
+		case maybe: // a deletion too: it may be that of what we created
+			return 0, fmt.Errorf("%q: an attempt had no answer, and now revision %d stands: %w", op.Key, r.Revision, ErrAmbiguous)
+		default:
+			return 0, fmt.Errorf("%q: expected revision %d, found %d: %w", op.Key, op.Expect, r.Revision, ErrConflict)
+		}
 	}
 	return 0, errSettled
 }
 
-var (
-	errSettled     = errors.New("the conflict has gone")
-	errOverwritten = errors.New("another revision stands, and an attempt had no answer")
-)
+var errSettled = errors.New("the conflict has gone")
