@@ -1,7 +1,6 @@
 package shard
 
 import (
-	"math"
 	"slices"
 	"time"
 
@@ -129,7 +128,7 @@ func (s *Shard) stageChunk(ci int, sc *stepScalars, pass optim.Pass, rule bool) 
 			last = bi
 			s.openBlock(pass, t, b)
 		}
-		sp.Sums, sp.FirstRow = r.sums, (b.Lo-t.Offset)/t.RowLen()
+		sp.Sums, sp.FirstRow = r.sums, optim.FirstRow(t, b)
 		sp.Gathered = r.gather
 		sp.Scratch = s.spanScratch(sp.At+t.Offset, len(sp.W))
 		if rule {
@@ -154,21 +153,18 @@ func (s *Shard) openBlock(pass optim.Pass, t *layout.Tensor, b layout.Block) {
 	r := &s.red
 	r.sums, r.gather = r.sums[:0], r.gather[:0]
 	total := 0
-	for _, rd := range pass.Reduce {
-		total += blockValues(rd, t, b)
+	for i := range pass.Reduce {
+		total += pass.Reduce[i].PartialLen(t, b)
 	}
 	r.at = len(r.own)
 	// Grown once per block; sums alias the new tail until the next block opens.
 	r.own = append(slices.Grow(r.own, total), make([]float64, total)...)
 	at := r.at
-	for _, rd := range pass.Reduce {
-		n := blockValues(rd, t, b)
+	for i := range pass.Reduce {
+		rd := &pass.Reduce[i]
+		n := rd.PartialLen(t, b)
 		x := r.own[at : at+n : at+n]
-		if rd.Op == optim.Max {
-			for i := range x {
-				x[i] = math.Inf(-1)
-			}
-		}
+		rd.Start(x)
 		r.sums = append(r.sums, x)
 		var g []float32
 		if rd.Op == optim.Gather {
@@ -186,23 +182,6 @@ func (s *Shard) keepGathered(pass optim.Pass, b layout.Block, global, n int) {
 				s.red.sums[i][global-b.Lo+j] = float64(s.red.gather[i][j])
 			}
 		}
-	}
-}
-
-// blockValues is how many values reduction rd has for block b of tensor t.
-func blockValues(rd optim.Reduction, t *layout.Tensor, b layout.Block) int {
-	w := max(rd.Width, 1)
-	if rd.Op == optim.Gather {
-		return b.Len()
-	}
-	switch rd.Over {
-	case optim.Row:
-		first, last := (b.Lo-t.Offset)/t.RowLen(), (b.Hi-1-t.Offset)/t.RowLen()
-		return (last - first + 1) * w
-	case optim.Column:
-		return t.RowLen() * w
-	default:
-		return w
 	}
 }
 
@@ -243,8 +222,8 @@ func (s *Shard) listLen(shard, stage int) int {
 	pass, _, _ := s.stagePass(stage)
 	n := 0
 	s.eachBlock(shard, func(b layout.Block, t *layout.Tensor) {
-		for _, rd := range pass.Reduce {
-			n += blockValues(rd, t, b)
+		for i := range pass.Reduce {
+			n += pass.Reduce[i].PartialLen(t, b)
 		}
 	})
 	return n
@@ -288,75 +267,33 @@ func (s *Shard) combine() {
 	r := &s.red
 	pass, rule, _ := s.stagePass(r.stage)
 	sc := s.scalars(r.step, &s.chunks[0])
-	pi := r.stage - len(s.aggPasses())
-	model := make([][]float64, len(pass.Reduce))
-	per := make([][][]float64, len(s.tens)) // [tensor][reduction]
-	for i := range per {
-		per[i] = make([][]float64, len(pass.Reduce))
-	}
+	totals := optim.NewTotals(&pass, s.cfg.Layout, func(tensor int) bool { return s.tens[tensor].Info != nil })
+	parts := make([][]float64, len(pass.Reduce))
 	for shard := range s.cfg.Shards {
 		list := r.lists[partKey{r.step, r.stage, shard}]
 		s.eachBlock(shard, func(b layout.Block, t *layout.Tensor) {
-			for i, rd := range pass.Reduce {
-				n := blockValues(rd, t, b)
-				dst, at := total(rd, t, b, &model[i], &per[b.Tensor][i])
-				fold(rd.Op, dst[at:at+n], list[:n])
-				list = list[n:]
+			for i := range pass.Reduce {
+				n := pass.Reduce[i].PartialLen(t, b)
+				parts[i], list = list[:n], list[n:]
 			}
+			totals.Add(b, parts)
 		})
 	}
 	if !rule {
 		if len(pass.Reduce) > 0 {
-			sc.weights = s.cfg.Agg.Weights(sc.weights[:0], sc.metas, [][][]float64{model})
+			sc.weights = s.cfg.Agg.Weights(sc.weights[:0], sc.metas, [][][]float64{totals.Model()})
 		}
 		return
 	}
-	sc.k.Reduced[pi] = model
+	pi := r.stage - len(s.aggPasses())
+	sc.k.Reduced[pi] = totals.Model()
 	for i := range s.tens {
 		if s.tens[i].Info != nil {
-			s.tens[i].Reduced[pi] = per[i]
+			s.tens[i].Reduced[pi] = totals.Tensor(i)
 		}
 	}
 	sc.k.Coef = sc.k.Coef[:0]
 	s.cfg.Rule.Prepare(pi+1, &sc.k)
-}
-
-// total is where block b's values of rd belong in the totals.
-func total(rd optim.Reduction, t *layout.Tensor, b layout.Block, model, tensor *[]float64) (dst []float64, at int) {
-	w := max(rd.Width, 1)
-	p, n := tensor, w
-	switch {
-	case rd.Over == optim.Model && rd.Op != optim.Gather:
-		p = model
-	case rd.Op == optim.Gather:
-		n, at = t.Len, b.Lo-t.Offset
-	case rd.Over == optim.Row:
-		n, at = t.Len/t.RowLen()*w, (b.Lo-t.Offset)/t.RowLen()*w
-	case rd.Over == optim.Column:
-		n = t.RowLen() * w
-	}
-	if *p == nil {
-		*p = make([]float64, n)
-		if rd.Op == optim.Max {
-			for i := range *p {
-				(*p)[i] = math.Inf(-1)
-			}
-		}
-	}
-	return *p, at
-}
-
-func fold(op optim.Op, dst, src []float64) {
-	for i, v := range src {
-		switch op {
-		case optim.Sum:
-			dst[i] += v
-		case optim.Max:
-			dst[i] = max(dst[i], v)
-		case optim.Gather:
-			dst[i] = v
-		}
-	}
 }
 
 // finishReduction runs the last pass on every chunk: the only one that changes
