@@ -195,19 +195,29 @@ func (s *Session) acked(m *wire.Message) {
 	}
 	for _, c := range s.flight {
 		if c.Rank == int(m.Rank) && c.Step == m.Step && int(m.Chunk) < len(c.state) {
-			to := done
-			if m.Level == wire.LevelStaged {
-				to = safe
+			if m.Level != wire.LevelStaged {
+				s.mark(c, int(m.Chunk), done)
+			} else if s.allStaged(c, m) {
+				s.mark(c, int(m.Chunk), safe)
 			}
-			s.mark(c, int(m.Chunk), to)
 			return
 		}
 	}
 }
 
-// mark records how far a pushed chunk got. The roles of a chunk travel
-// together, so the first answer for one of them speaks for all only when the
-// rule has a single role; with several, the repair timer settles the rest.
+// allStaged says whether, with the answer m, every role of a chunk is known to
+// be staged. Each role is a message of its own, which may have been lost while
+// the others arrived.
+func (s *Session) allStaged(c *contribution, m *wire.Message) bool {
+	i := slices.Index(s.plan.Roles, m.Role)
+	if i < 0 {
+		return false
+	}
+	c.acked[m.Chunk] |= 1 << i
+	return c.acked[m.Chunk] == 1<<len(s.plan.Roles)-1
+}
+
+// mark records how far a pushed chunk got.
 func (s *Session) mark(c *contribution, chunk int, to chunkState) {
 	k := s.shardOf(chunk)
 	was := c.state[chunk]
@@ -338,7 +348,7 @@ func (s *Session) resend(c *contribution, chunk int) {
 	if c.state[chunk] == inFlight {
 		c.out[k]--
 	}
-	c.state[chunk] = unsent
+	c.state[chunk], c.acked[chunk] = unsent, 0
 	c.next[k] = min(c.next[k], chunk)
 	s.stats.Repushed++
 }

@@ -149,6 +149,7 @@ type contribution struct {
 	Contribution
 	tails [][]float32 // by role
 	state []chunkState
+	acked []uint32 // per chunk: roles known to be staged, one bit each
 	left  int
 	out   []int // per shard: chunks in flight
 	next  []int // per shard: lowest chunk that may be unsent
@@ -240,6 +241,7 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	}
 	x := &contribution{Contribution: c, state: make([]chunkState, s.plan.Layout.Chunks()), since: now, wait: s.cfg.Retry,
 		out: make([]int, len(s.ranges)), next: make([]int, len(s.ranges))}
+	x.acked = make([]uint32, len(x.state))
 	x.left = len(x.state)
 	for i, rg := range s.ranges {
 		x.next[i] = rg.Lo
