@@ -163,7 +163,7 @@ var (
 	ErrStopped  = errors.New("the job was stopped")
 	ErrHalted   = errors.New("the job halted")
 	ErrReplaced = errors.New("another process took this worker's name")
-	ErrNotMine  = errors.New("the rank is not (or no longer) this worker's to compute")
+	ErrNotMine  = errors.New("the rank or step is not (or no longer) this worker's to compute")
 )
 
 // NewSession returns a session that will ask to join.
@@ -229,7 +229,7 @@ func (s *Session) Tick(now time.Duration) []Out {
 
 // Push takes over a contribution. The slices belong to the session until a
 // later version is handed out by Take. It fails with ErrNotMine when the rank
-// was moved, or the job rewound, since Take handed the work out.
+// was moved, or the job rewound or stopped, since Take handed the work out.
 func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	s.outs, s.now = s.outs[:0], now
 	if s.plan == nil {
@@ -238,6 +238,9 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	r := s.ranks[c.Rank]
 	if r == nil || !r.issued || r.next != c.Step {
 		return nil, fmt.Errorf("rank %d, step %d: %w", c.Rank, c.Step, ErrNotMine)
+	}
+	if s.led.Stopped && c.Step >= s.led.StopAt { // decided while it was computed
+		return nil, fmt.Errorf("rank %d: the job stops before step %d: %w", c.Rank, c.Step, ErrNotMine)
 	}
 	x := &contribution{Contribution: c, state: make([]chunkState, s.plan.Layout.Chunks()), since: now, wait: s.cfg.Retry,
 		out: make([]int, len(s.ranges)), next: make([]int, len(s.ranges))}
