@@ -1,7 +1,9 @@
 package client
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"tributary/comm/wire"
 	"tributary/optim"
@@ -122,32 +124,58 @@ func (s *Session) sendChunk(c *contribution, k, ci int) {
 	}
 }
 
-// wantVersions gives a buffer to every version that a rank needs next.
+// wantVersions gives a buffer to every version that a rank needs next. Where
+// two need the same buffer the lower step goes first: the other cannot close
+// before it.
 func (s *Session) wantVersions() {
 	if s.async() {
 		s.wantLatest()
 		return
 	}
-	for _, r := range s.sortedRanks() {
+	ranks := s.sortedRanks()
+	slices.SortStableFunc(ranks, func(a, b *rankState) int { return cmp.Compare(a.next, b.next) })
+	for i, r := range ranks {
 		if !r.known || r.issued || r.next >= s.plan.Steps {
+			continue
+		}
+		want := s.wants(r)
+		if slices.ContainsFunc(ranks[:i], func(q *rankState) bool { return s.claims(q, want) }) {
 			continue
 		}
 		if _, ok := s.ready(r); ok {
 			continue
 		}
-		want := s.wants(r)
 		v := &s.vers[want%uint64(len(s.vers))]
 		if v.used && v.v == want {
 			v.pulling = v.pulling || !s.plan.Broadcast
 			continue
 		}
-		if v.lent {
-			continue
+		if v.lent || v.used && v.v < want && s.wanted(v.v) {
+			continue // the rank that is further behind goes first
 		}
 		// In a broadcast job the next version comes by itself; a version that is
 		// already out there must be asked for.
 		s.assign(v, want, !s.plan.Broadcast || !s.inStep(want))
 	}
+}
+
+// claims says whether rank r needs the buffer of version v for another version.
+func (s *Session) claims(r *rankState, v uint64) bool {
+	if !r.known || r.issued || r.next >= s.plan.Steps {
+		return false
+	}
+	want, n := s.wants(r), uint64(len(s.vers))
+	return want != v && want%n == v%n
+}
+
+// wanted says whether a rank needs version n to go on.
+func (s *Session) wanted(n uint64) bool {
+	for _, r := range s.ranks {
+		if r.known && !r.issued && r.next < s.plan.Steps && s.wants(r) == n {
+			return true
+		}
+	}
+	return false
 }
 
 // inStep says whether the version before v was complete here, so that v is
@@ -264,7 +292,8 @@ func (s *Session) repairPush(c *contribution) {
 	probe := version{v: c.Step + 1}
 	for k, rg := range s.ranges {
 		n, staged := 0, -1
-		for ci := rg.Lo; ci < rg.Hi && n < repairChunks; ci++ {
+		for i := 0; i < rg.Len() && n < repairChunks; i++ {
+			ci := rg.Lo + (i+c.turn)%rg.Len()
 			switch {
 			case s.async() && (c.state[ci] == safe || c.state[ci] == inFlight):
 				s.resend(c, ci)
@@ -281,5 +310,6 @@ func (s *Session) repairPush(c *contribution) {
 			s.pull(&probe, k, staged, true)
 		}
 	}
+	c.turn += repairChunks
 	s.pushChunks()
 }
