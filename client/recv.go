@@ -172,7 +172,7 @@ func (s *Session) takeView() {
 
 func (s *Session) acked(m *wire.Message) {
 	switch m.Code {
-	case wire.OK:
+	case wire.OK, wire.ErrLate: // late: nobody wants it any more
 	case wire.ErrGone:
 		// The version we hoped for is no longer held: find out where we stand.
 		for _, r := range s.ranks {
@@ -195,7 +195,7 @@ func (s *Session) acked(m *wire.Message) {
 	}
 	for _, c := range s.flight {
 		if c.Rank == int(m.Rank) && c.Step == m.Step && int(m.Chunk) < len(c.state) {
-			if m.Level != wire.LevelStaged {
+			if m.Level != wire.LevelStaged || m.Code == wire.ErrLate {
 				s.mark(c, int(m.Chunk), done)
 			} else if s.allStaged(c, m) {
 				s.mark(c, int(m.Chunk), safe)
@@ -283,7 +283,7 @@ func (s *Session) buffer(m *wire.Message) *version {
 			return nil
 		}
 		return v
-	case v.lent || v.used && v.v > m.Step:
+	case v.lent || v.used && (v.v > m.Step || s.wanted(v.v)):
 		return nil
 	}
 	s.assign(v, m.Step, false)
@@ -368,6 +368,7 @@ func (s *Session) here(m *wire.Message) {
 	for _, n := range r.needs {
 		next = min(next, n)
 	}
+	was := r.next
 	r.known, r.next = true, next
 	// What every shard has needs no further care; the rest is still in flight.
 	kept := s.flight[:0]
@@ -382,6 +383,7 @@ func (s *Session) here(m *wire.Message) {
 			r.next = max(r.next, c.Step+1)
 		}
 	}
+	r.own = r.own && r.next == was
 }
 
 func (s *Session) sendState(c *contribution) {

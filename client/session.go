@@ -153,6 +153,7 @@ type contribution struct {
 	left  int
 	out   []int // per shard: chunks in flight
 	next  []int // per shard: lowest chunk that may be unsent
+	turn  int   // where the next repair begins
 	since time.Duration
 	wait  time.Duration
 }

@@ -89,6 +89,11 @@ func (s *Shard) closeDecided(d *ledger.Decision, now time.Duration) {
 			return
 		}
 	}
+	for rank := range d.Ranks {
+		if d.Ranks[rank].Worker == "" {
+			s.miss(rank, t)
+		}
+	}
 	kept := s.staged[:0]
 	for _, m := range s.staged {
 		if m.step > t {
@@ -96,6 +101,26 @@ func (s *Shard) closeDecided(d *ledger.Decision, now time.Duration) {
 		}
 	}
 	s.staged = kept
+}
+
+// miss records that step t closed without rank.
+func (s *Shard) miss(rank int, t uint64) {
+	runs := &s.without[rank]
+	if n := len(*runs); n > 0 && (*runs)[n-1].hi == t {
+		(*runs)[n-1].hi = t + 1
+		return
+	}
+	*runs = append(*runs, steps{t, t + 1})
+}
+
+// missed says whether step t closed without rank in this timeline.
+func (s *Shard) missed(rank int, t uint64) bool {
+	for _, r := range s.without[rank] {
+		if r.lo <= t && t < r.hi {
+			return true
+		}
+	}
+	return false
 }
 
 // applyAsync applies rank's next contribution, which this shard holds whole.

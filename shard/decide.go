@@ -94,6 +94,7 @@ func (s *Shard) reset() {
 	clear(s.states)
 	s.updates = 0
 	clear(s.applied)
+	clear(s.without)
 	s.losses = s.losses[:0]
 	s.log = Log{}
 }

@@ -27,7 +27,11 @@ func (s *Shard) push(m *wire.Message, now time.Duration) {
 	if s.isApplied(m) {
 		// Already part of the model: acknowledge again, change nothing (C8).
 		s.stats.Duplicates++
-		s.ack(m.Worker, &m.Header, wire.LevelApplied)
+		if s.missed(int(m.Rank), m.Step) {
+			s.refuse(m, wire.ErrLate, fmt.Sprintf("step %d closed without rank %d", m.Step, m.Rank))
+		} else {
+			s.ack(m.Worker, &m.Header, wire.LevelApplied)
+		}
 		m.Release()
 		return
 	}
@@ -184,6 +188,11 @@ func (s *Shard) holds(m *wire.Message) wire.Code {
 	member, ok := s.led.Member(int(m.Rank))
 	switch {
 	case ok && s.led.In(int(m.Rank)) && member.Worker == m.Worker && member.Incarnation == m.Incarnation:
+		if s.cfg.Mode == ByDecision && m.View < s.led.Since[m.Rank] {
+			// From before the rank went elsewhere and came back: what it pushes
+			// now may be computed anew, and may not be mixed with this (C8).
+			return wire.ErrStaleView
+		}
 		return wire.OK
 	case m.View > s.led.View:
 		return wire.ErrAhead

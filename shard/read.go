@@ -94,6 +94,11 @@ func (s *Shard) where(m *wire.Message) {
 		s.refuse(m, wire.ErrBadShape, "")
 		return
 	}
+	if m.View > s.led.View {
+		// With the next view the shard may drop what it holds of the rank.
+		s.refuse(m, wire.ErrAhead, "")
+		return
+	}
 	h := s.header(wire.Here)
 	h.Rank, h.Seq = m.Rank, m.Seq
 	h.Lo, h.Hi = s.Versions()

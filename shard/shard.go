@@ -110,9 +110,10 @@ type Shard struct {
 	scal   []stepScalars // ring by step
 	model  []float64     // model slots of a job start, then in scal
 
-	applied []uint64 // asynchronous: next step of each rank
-	updates uint64   // asynchronous: updates applied so far
-	only    int      // asynchronous: the rank being applied
+	without [][]steps // by rank: steps that closed without it (on_loss: shrink)
+	applied []uint64  // asynchronous: next step of each rank
+	updates uint64    // asynchronous: updates applied so far
+	only    int       // asynchronous: the rank being applied
 
 	states  map[stateKey][]byte // opaque states of ranks this shard keeps
 	cuts    []*pendingCut
@@ -135,13 +136,16 @@ type Shard struct {
 	outs    []Out
 }
 
+// steps are those from lo up to and without hi.
+type steps struct{ lo, hi uint64 }
+
 // chunk is the state of one chunk.
 type chunk struct {
 	version uint64
 	staged  [][]entry // [step % depth][rank*roles+role]
 	parked  []parked
 	first   time.Duration // when the first contribution to the next step came; 0: none has
-	counted int // used by a planted fault only
+	counted int           // used by a planted fault only
 }
 
 // entry is one staged contribution to one chunk.
@@ -210,6 +214,7 @@ func New(cfg Config) *Shard {
 		}
 	}
 	s.applied = make([]uint64, cfg.Ranks)
+	s.without = make([][]steps, cfg.Ranks)
 	s.initTensors()
 	return s
 }

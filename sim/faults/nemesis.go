@@ -111,6 +111,7 @@ func (n *serverNode) rot() {
 		if b := n.disk[f]; w.servers[owner] == n && len(b) > 0 {
 			w.counts.RottenCuts++
 			w.log(n.name, "finds its newest cut damaged", uint64(k), id.Timeline, id.Step)
+			w.audit.rotten[id] = true
 			bad := append([]byte(nil), b...)
 			bad[w.intn(len(bad))] ^= 0x10
 			n.disk[f] = bad

@@ -8,6 +8,7 @@ import (
 
 	"tributary/client"
 	"tributary/comm/wire"
+	"tributary/job"
 )
 
 const (
@@ -38,7 +39,7 @@ type worker struct {
 	session *client.Session
 
 	busy   bool           // the application computes or waits for states
-	job    client.Work    // what it works on
+	todo   client.Work    // what it works on
 	lacks  []int          // ranks whose state has not come yet
 	states map[int][]byte // what the application knows of each rank, before its next step
 }
@@ -136,32 +137,34 @@ func (x *worker) work() {
 	if x.busy {
 		return
 	}
-	job, ok := x.session.Take(x.clock())
+	todo, ok := x.session.Take(x.clock())
 	if !ok {
 		return
 	}
-	x.busy, x.job, x.lacks = true, job, nil
-	x.w.audit.taken(x, &job)
-	if x.w.plan.RankState && job.Step > 0 {
-		x.lacks = slices.Clone(job.Gained)
+	x.busy, x.todo, x.lacks = true, todo, nil
+	x.w.audit.taken(x, &todo)
+	if x.w.plan.RankState && todo.Step > 0 {
+		x.lacks = slices.Clone(todo.Gained)
 	}
 	x.fetch()
 }
 
 // fetch asks for the states that are missing and, once all are there, computes.
 func (x *worker) fetch() {
-	step := x.job.Step
+	step := x.todo.Step
 	for _, r := range slices.Clone(x.lacks) {
 		state, ok, err := x.session.Loaded(r, step)
 		if !ok {
 			continue
 		}
-		if err != nil {
+		if err != nil && x.w.plan.OnLoss != job.Shrink {
 			// The rank was moved on while we asked; the next Take says to whom.
 			x.busy = false
 			return
 		}
-		x.w.audit.stateLoaded(r, step, state)
+		if err == nil {
+			x.w.audit.stateLoaded(r, step, state)
+		} // else steps closed without the rank, and it begins anew
 		x.states[r] = state
 		x.lacks = slices.DeleteFunc(x.lacks, func(y int) bool { return y == r })
 	}
@@ -177,16 +180,16 @@ func (x *worker) fetch() {
 
 // compute makes and pushes the contributions.
 func (x *worker) compute() {
-	p, job := &x.w.plan, &x.job
-	for _, r := range job.Ranks {
+	p, todo := &x.w.plan, &x.todo
+	for _, r := range todo.Ranks {
 		if !x.up {
 			return
 		}
 		state := x.states[r]
-		if job.Step == 0 {
+		if todo.Step == 0 {
 			state = nil
 		}
-		c := p.contribution(x.w, job, r, state)
+		c := p.contribution(x.w, todo, r, state)
 		outs, err := x.session.Push(c, x.clock())
 		if err != nil && !errors.Is(err, client.ErrNotMine) {
 			x.w.fail("%s: %v", x.name, err)
@@ -199,7 +202,7 @@ func (x *worker) compute() {
 				x.w.fail("%s: the state of rank %d did not change", x.name, r)
 			}
 		}
-		x.busy = r != job.Ranks[len(job.Ranks)-1]
+		x.busy = r != todo.Ranks[len(todo.Ranks)-1]
 		x.do(outs)
 	}
 }
