@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"tributary/layout"
@@ -45,14 +44,18 @@ func (d Dir) Load(shard int, id ledger.CutID) ([]layout.Section, error) {
 	return s, nil
 }
 
-// Retain removes a shard's files of all cuts but the given ones.
-func (d Dir) Retain(shard int, keep []ledger.CutID) error {
+// Retain removes a shard's files of those cuts of which obsolete says so.
+func (d Dir) Retain(shard int, obsolete func(ledger.CutID) bool) error {
 	names, err := filepath.Glob(filepath.Join(d.Path, fmt.Sprintf("cut-*.shard-%d.snap", shard)))
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
-		if slices.ContainsFunc(keep, func(id ledger.CutID) bool { return d.file(shard, id) == n }) {
+		var id ledger.CutID
+		if _, err := fmt.Sscanf(filepath.Base(n), "cut-%d-%d.", &id.Timeline, &id.Step); err != nil || d.file(shard, id) != n {
+			continue // not one of ours
+		}
+		if !obsolete(id) {
 			continue
 		}
 		if err := os.Remove(n); err != nil && !os.IsNotExist(err) {

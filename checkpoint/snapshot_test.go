@@ -49,7 +49,7 @@ func TestDir(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := d.Retain(2, []ledger.CutID{b}); err != nil {
+	if err := d.Retain(2, func(id ledger.CutID) bool { return id == a }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Load(2, a); !errors.Is(err, os.ErrNotExist) {

@@ -138,15 +138,16 @@ func (d *shardDriver) later(ctx context.Context, f func() []shard.Out) {
 	}
 }
 
-// retain removes files of cuts that newer recorded ones have replaced.
+// retain removes files of cuts that newer recorded ones have replaced. A newer
+// cut that waits to be recorded stays, and so does what a restarted node has
+// not yet learnt the decision of.
 func (d *shardDriver) retain() {
-	cuts := d.sh.Ledger().Cuts
-	if len(cuts) == d.cuts {
+	led := d.sh.Ledger()
+	if len(led.Cuts) == d.cuts {
 		return
 	}
-	d.cuts = len(cuts)
-	keep := cuts[max(0, len(cuts)-max(1, d.run.pipe.Keep)):]
-	if err := d.store.Retain(d.id, keep); err != nil {
+	d.cuts = len(led.Cuts)
+	if err := d.store.Retain(d.id, func(id ledger.CutID) bool { return led.Obsolete(id, d.run.pipe.Keep) }); err != nil {
 		d.run.log.Warn("old cuts not removed", "shard", d.id, "err", err)
 	}
 }
