@@ -80,7 +80,7 @@ func serveNode(ctx context.Context, link *cli.Link, o cluster.Options, up func()
 // listenFlags say where a broker listens.
 type listenFlags struct {
 	Host     string `help:"Address the broker listens on." default:"127.0.0.1"`
-	Port     int    `help:"Port the broker listens on; -1 takes a free one." default:"4222"`
+	Port     int    `help:"Port the broker listens on; 0 takes a free one." default:"4222"`
 	User     string `help:"User that clients of the broker must name."`
 	Password string `help:"The user's password."`
 	Token    string `help:"Token that clients must show, instead of a user and password."`
