@@ -19,8 +19,13 @@ func (s *Shard) pull(m *wire.Message) {
 	if code == wire.OK && (ci < 0 || ci >= len(s.chunks)) {
 		code = wire.ErrBadShape
 	}
+	if code == wire.OK && s.broken != "" {
+		// The failed update has overwritten the oldest version, or, in an
+		// asynchronous job, the only one.
+		code = wire.ErrHalted
+	}
 	if code != wire.OK {
-		s.refuse(m, code, "")
+		s.refuse(m, code, s.broken)
 		return
 	}
 	c := &s.chunks[ci]
