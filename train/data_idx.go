@@ -118,16 +118,16 @@ func loadMNIST(name, dir string, places ...string) (train, test *Dataset, err er
 	}
 	at := slices.IndexFunc(places, func(p string) bool { return findIDX(p, "train-images-idx3-ubyte") != "" })
 	if at < 0 {
-		return nil, nil, fmt.Errorf("data set %s: no train-images-idx3-ubyte or .gz in %v: fetch it with make data: %w",
-			name, places, fs.ErrNotExist)
+		return nil, nil, fmt.Errorf("data set %s: no train-images-idx3-ubyte or .gz in %v: %s: %w",
+			name, places, origin(name), fs.ErrNotExist)
 	}
 	part := func(prefix string) (*Dataset, error) {
 		var files [2]string
 		for i, kind := range []string{"images-idx3", "labels-idx1"} {
 			file := prefix + "-" + kind + "-ubyte"
 			if files[i] = findIDX(places[at], file); files[i] == "" {
-				return nil, fmt.Errorf("data set %s: no %s or .gz in %s: fetch it with make data: %w",
-					name, file, places[at], fs.ErrNotExist)
+				return nil, fmt.Errorf("data set %s: no %s or .gz in %s: %s: %w",
+					name, file, places[at], origin(name), fs.ErrNotExist)
 			}
 		}
 		return LoadIDX(files[0], files[1])
@@ -146,6 +146,14 @@ func loadMNIST(name, dir string, places ...string) (train, test *Dataset, err er
 	train.Classes = max(train.Classes, test.Classes)
 	test.Classes = train.Classes
 	return train, test, nil
+}
+
+// origin says where to get a data set.
+func origin(name string) string {
+	if name == "fashion-mnist" {
+		return "install Debian's package dataset-fashion-mnist, or name the folder with data.path"
+	}
+	return "fetch it with make data, or name the folder with data.path"
 }
 
 // findIDX returns the path of a file in dir, plain or compressed, or "".

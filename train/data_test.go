@@ -146,9 +146,9 @@ func TestLoadMNIST(t *testing.T) {
 
 func TestMissingData(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"mnist", "fashion-mnist"} {
+	for name, hint := range map[string]string{"mnist": "make data", "fashion-mnist": "dataset-fashion-mnist"} {
 		_, _, _, err := Load(name, dir, 1)
-		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make data") || !strings.Contains(err.Error(), dir) {
+		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), hint) || !strings.Contains(err.Error(), dir) {
 			t.Errorf("Load(%s): %v", name, err)
 		}
 	}

@@ -69,7 +69,11 @@ func (p *progress) line(s *job.Status) {
 }
 
 func figures(s *job.Status) string {
-	return fmt.Sprintf("loss %.4f  accuracy %.2f %%  %.1f steps/s  %.1f MB/s", s.Loss, 100*s.Accuracy, s.StepsPerSec, s.MBPerSec)
+	accuracy := "not measured yet"
+	if s.Accuracy > 0 {
+		accuracy = fmt.Sprintf("%.2f %%", 100*s.Accuracy)
+	}
+	return fmt.Sprintf("loss %.4f  accuracy %s  %.1f steps/s  %.1f MB/s", s.Loss, accuracy, s.StepsPerSec, s.MBPerSec)
 }
 
 func (p *progress) draw(s *job.Status) {
