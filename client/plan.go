@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"tributary/job"
+	"tributary/shard"
 )
 
 // OpenPlan makes a worker's plan from the record that the coordinator sends.
@@ -24,7 +25,7 @@ func NewPlan(p *job.Pipeline) *Plan {
 	s := p.Spec
 	return &Plan{
 		Layout: p.Layout, Shards: p.Shards, Ranks: p.Ranks, Staleness: s.Staleness, Pinned: s.Pinned, Broadcast: p.Broadcast,
-		Steps: p.Steps, Window: p.Window, RankState: s.RankState, Roles: p.Rule.Spec().Phases[0].Needs,
+		Steps: p.Steps, Window: p.Window, Streaming: p.Mode == shard.Streaming, RankState: s.RankState, Roles: p.Rule.Spec().Phases[0].Needs,
 		NullBad: s.OnBad == "null", Durable: s.Level == "durable", Retry: time.Duration(s.Timeouts.Retry),
 	}
 }

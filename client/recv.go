@@ -171,6 +171,9 @@ func (s *Session) takeView() {
 }
 
 func (s *Session) acked(m *wire.Message) {
+	if n := int(m.Credit); n > 0 {
+		s.credit[m.Shard] = min(n, s.plan.Window)
+	}
 	switch m.Code {
 	case wire.OK, wire.ErrLate: // late: nobody wants it any more
 	case wire.ErrGone:
@@ -330,9 +333,13 @@ func (s *Session) waiting(m *wire.Message) {
 	}
 }
 
-// isStaged returns the credit of a chunk that the shard turns out to hold: the
-// push arrived and its acknowledgement was lost.
+// isStaged learns that a shard holds a chunk: the push arrived. Where credit
+// returns on staging, the acknowledgement was lost and this stands for it; a
+// streaming job returns it on apply, which is yet to come.
 func (s *Session) isStaged(rank int, m *wire.Message) {
+	if s.plan.Streaming {
+		return
+	}
 	for _, c := range s.flight {
 		if c.Rank == rank && c.Step == m.Step && c.state[m.Chunk] == inFlight {
 			s.mark(c, int(m.Chunk), safe)
@@ -461,6 +468,9 @@ func (s *Session) Leave() []Out {
 	s.outs = s.outs[:0]
 	h := s.header(wire.Leave)
 	h.Seq = s.cfg.Nonce
+	if s.bad != nil {
+		s.toCoord(*s.bad, nil)
+	}
 	s.toCoord(h, nil)
 	if s.err == nil {
 		s.err = errLeft

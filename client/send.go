@@ -82,7 +82,7 @@ func (s *Session) pushChunks() {
 		for again := true; again; {
 			again = false
 			for _, c := range s.flight {
-				if c.out[k] < s.plan.Window && s.pushNext(c, k) {
+				if c.out[k] < s.credit[k] && s.pushNext(c, k) {
 					again = true
 				}
 			}

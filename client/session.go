@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -23,6 +24,7 @@ type Plan struct {
 	Broadcast bool
 	Steps     uint64
 	Window    int  // chunks in flight per rank and shard
+	Streaming bool // chunks are applied as they come; credit returns only then
 	RankState bool // every contribution carries its rank's opaque state
 	Roles     []optim.Role
 	// NullBad turns a contribution that is not finite into an explicit null
@@ -64,6 +66,8 @@ type Session struct {
 	pushedTo               uint64                   // first step behind all that was pushed in this timeline
 	lastPush               uint64                   // asynchronous: parameters asked for before this are stale
 	loaded                 map[stateKey]loadedState // asked for, some of them come
+	bad                    *wire.Header             // news of a contribution that is not finite; told again on leaving
+	credit                 []int                    // per shard: chunks of a rank that may be in flight
 	stats                  SessionStats
 	outs                   []Out
 	now                    time.Duration
@@ -186,6 +190,7 @@ func (s *Session) open(record []byte) error {
 	}
 	s.ranges = p.Layout.Shards(p.Shards)
 	s.heard = make([]time.Duration, len(s.ranges))
+	s.credit = slices.Repeat([]int{p.Window}, len(s.ranges))
 	keep := max(2*p.Staleness+2, 1) // as many as a shard keeps: two ranks served here may be that far apart
 	for range keep {
 		s.vers = append(s.vers, version{data: make([]float32, p.Layout.P), got: make([]bool, p.Layout.Chunks()), asked: make([]bool, p.Layout.Chunks())})
@@ -250,21 +255,13 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	for i, rg := range s.ranges {
 		x.next[i] = rg.Lo
 	}
-	if s.plan.NullBad && !c.Null && !s.finite(&c) {
-		c.Null, c.Grad, c.Extra = true, nil, nil
-		x.Contribution = c
+	if err := s.check(&x.Contribution); err != nil {
+		return s.outs, err
 	}
 	for _, role := range s.plan.Roles {
-		t := c.tensor(role)
-		if !c.Null && len(t) != s.plan.Layout.P {
-			return nil, fmt.Errorf("rank %d, step %d: %v has %d numbers, the model %d: %w", c.Rank, c.Step, role, len(t), s.plan.Layout.P, wire.ErrBadShape)
-		}
-		if !c.Null && !wire.AllFinite(t) {
-			return nil, fmt.Errorf("rank %d, step %d: %v: %w", c.Rank, c.Step, role, wire.ErrNotFinite)
-		}
-		x.tails = append(x.tails, t)
+		x.tails = append(x.tails, x.tensor(role))
 	}
-	if x.Examples == 0 && !c.Null {
+	if x.Examples == 0 && !x.Null {
 		x.Examples = 1
 	}
 	r.issued, r.own, r.next = false, true, c.Step+1
@@ -288,8 +285,49 @@ func (c *Contribution) tensor(role optim.Role) []float32 {
 	return c.Extra[role]
 }
 
-func (s *Session) finite(c *Contribution) bool {
-	return !slices.ContainsFunc(s.plan.Roles, func(r optim.Role) bool { return !wire.AllFinite(c.tensor(r)) })
+// check refuses what no shard would take. What is not finite becomes an
+// explicit nothing where the job says so; else the coordinator is told, which
+// halts the job: whoever computes the rank again would get the same.
+func (s *Session) check(c *Contribution) error {
+	if c.Null {
+		return nil
+	}
+	for _, role := range s.plan.Roles {
+		if t := c.tensor(role); len(t) != s.plan.Layout.P {
+			return fmt.Errorf("rank %d, step %d: %v has %d numbers, the model %d: %w", c.Rank, c.Step, role, len(t), s.plan.Layout.P, wire.ErrBadShape)
+		}
+	}
+	text := s.notFinite(c)
+	if text == "" {
+		return nil
+	}
+	if s.plan.NullBad {
+		c.Null, c.Grad, c.Extra, c.Loss, c.Examples = true, nil, nil, 0, 0
+		return nil
+	}
+	h := s.header(wire.Bad)
+	h.Rank, h.Step, h.Code, h.Text = uint32(c.Rank), c.Step, wire.ErrNotFinite, fmt.Sprintf("worker %s: rank %d, step %d: %s", s.cfg.Worker, c.Rank, c.Step, text)
+	s.bad = &h
+	s.toCoord(h, nil)
+	return fmt.Errorf("rank %d, step %d: %s: %w", c.Rank, c.Step, text, wire.ErrNotFinite)
+}
+
+// notFinite says what of c is not a number that can be counted, or "".
+func (s *Session) notFinite(c *Contribution) string {
+	for _, role := range s.plan.Roles {
+		x := c.tensor(role)
+		if i := wire.FirstNonFinite(x); i >= 0 {
+			t := s.plan.Layout.Find(i)
+			return fmt.Sprintf("%v of tensor %q is %v at element %d", role, t.Name, x[i], i-t.Offset)
+		}
+	}
+	switch {
+	case math.IsNaN(c.Loss) || math.IsInf(c.Loss, 0):
+		return fmt.Sprintf("the loss is %v", c.Loss)
+	case !(c.Examples >= 0) || math.IsInf(c.Examples, 0):
+		return fmt.Sprintf("the weight (examples) is %v", c.Examples)
+	}
+	return ""
 }
 
 // Work is what a worker computes next: the gradient at Params for every rank

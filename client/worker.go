@@ -83,6 +83,9 @@ func Join(ctx context.Context, o Options) (*Worker, error) {
 	if err := comm.ValidToken(o.Worker); err != nil {
 		return nil, fmt.Errorf("join: worker name: %w", err)
 	}
+	if comm.ReservedWorker(o.Worker) {
+		return nil, fmt.Errorf("join: worker name %q is reserved for servers; choose another", o.Worker)
+	}
 	if err := comm.ValidToken(o.Job); err != nil {
 		return nil, fmt.Errorf("join: job name: %w", err)
 	}

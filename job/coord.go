@@ -153,7 +153,7 @@ func (c *Coord) take(d *ledger.Decision) bool {
 		c.closing = d.Step + 1
 		c.dropStaged(func(x stagedAt) bool { return x.step <= d.Step })
 	case ledger.Halt:
-		c.halt = ""
+		c.halt, c.resume = "", false
 	}
 	return true
 }
@@ -189,6 +189,11 @@ func (c *Coord) handle(m *wire.Message, now time.Duration) {
 		}
 	case wire.AskNews:
 		c.answerNews(m)
+	case wire.Bad:
+		if h, ok := c.led.Member(int(m.Rank)); ok && h == (ledger.Member{Worker: m.Worker, Incarnation: m.Incarnation}) &&
+			m.Timeline == c.led.Timeline && c.halt == "" && !c.led.Halted {
+			c.halt = m.Text
+		}
 	case wire.Metric:
 		if w := c.workers[m.Worker]; w != nil && w.inc == m.Incarnation && m.Timeline == c.led.Timeline {
 			c.outs = append(c.outs, Out{Kind: NoteStep, Worker: m.Worker, Step: m.Step, Text: m.Text, Losses: []float64{m.Loss}})

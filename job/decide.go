@@ -194,11 +194,15 @@ func (c *Coord) dueClose() *ledger.Decision {
 }
 
 // RequestStop asks for an orderly stop with a cut: every shard promises not to
-// close steps from some step on, then that step is decided.
-func (c *Coord) RequestStop(why string, now time.Duration) []Out {
+// close steps from some step on, then that step is decided. It says whether
+// there is something to stop; asking again for a stop under way is fine.
+func (c *Coord) RequestStop(why string, now time.Duration) ([]Out, bool) {
 	c.outs = c.outs[:0]
-	if c.stop || c.led.Stopped || c.led.Finished || c.led.Halted || c.led.Timeline == 0 {
-		return c.outs
+	if c.led.Finished || c.led.Halted || c.led.Timeline == 0 {
+		return nil, false
+	}
+	if c.stop || c.led.Stopped {
+		return nil, true
 	}
 	c.stop, c.stopWhy = true, why
 	for i := range c.shards {
@@ -208,7 +212,7 @@ func (c *Coord) RequestStop(why string, now time.Duration) []Out {
 		c.stopAt = max(c.stopAt, c.closing)
 	}
 	c.askHold(now)
-	return c.outs
+	return c.outs, true
 }
 
 // RequestResume lets a stopped or halted job go on from its newest cut, on a
@@ -219,6 +223,7 @@ func (c *Coord) RequestResume(now time.Duration) ([]Out, bool) {
 		return nil, false
 	}
 	c.resume = true
+	c.started = now // workers have the whole start timeout again
 	c.decide(now)
 	return c.outs, true
 }

@@ -158,7 +158,7 @@ staleness: -2
 		`line 10: optimizer.hyper.beta: adam has no "beta": did you mean "betas"?`,
 		`line 11: optimizer.hyper.eps: adam: eps: want 0 or more, got -1`,
 		`line 12: optimizer.schedule.max: no such field: did you mean "min"?`,
-		`line 14: level: durable needs checkpoint.every above 0: workers keep what they pushed until it is in a checkpoint`,
+		`line 14: level: durable needs checkpoint.every above 0: a push is durable once it is in a recorded checkpoint`,
 		`line 15: on_loss: "shrinc" is none of reassign, wait, shrink: did you mean "shrink"?`,
 		`line 16: timeouts.worker: want a duration such as 500ms, 2s or 1m30s, got "2"`,
 		`line 17: memory_budget: want an amount of memory such as 512MiB or 2GiB, got "lots"`,

@@ -126,7 +126,7 @@ func (s *Spec) check(c *checker) {
 	c.steps("eval.every", s.Eval.Every, 0)
 	c.word("level", s.Level, levels)
 	if s.Level == "durable" && s.Checkpoint.Every == 0 {
-		c.bad("level", "durable needs checkpoint.every above 0: workers keep what they pushed until it is in a checkpoint")
+		c.bad("level", "durable needs checkpoint.every above 0: a push is durable once it is in a recorded checkpoint")
 	}
 	c.between("window", s.Window, 0, maxWindow)
 	if s.MemoryBudget < 1<<20 {

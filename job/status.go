@@ -88,6 +88,9 @@ func (c *Coord) Status(now time.Duration) Status {
 		s.UpdateNanos = max(s.UpdateNanos, x.nanos)
 	}
 	s.State = c.state()
+	if s.State == "finished" || s.State == "stopped" {
+		s.Step = s.Cut.Step // a shard says how far it is now and again only
+	}
 	s.WaitingFor, s.Since = c.waiting(now)
 	return s
 }

@@ -151,7 +151,7 @@ func (s *Shard) applyAsync(rank int, now time.Duration) {
 	for i := range s.chunks {
 		s.update(i, 0, sc)
 		r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + i)
-		if bad := firstNonFinite(s.bufs[0][r.Lo-s.lo : r.Hi-s.lo]); bad >= 0 {
+		if bad := wire.FirstNonFinite(s.bufs[0][r.Lo-s.lo : r.Hi-s.lo]); bad >= 0 {
 			s.halt(r.Lo+bad, s.updates)
 			return
 		}

@@ -154,7 +154,7 @@ func (s *Shard) admit(m *wire.Message) (wire.Code, string) {
 	if wire.Checksum(m.Tail) != m.CRC {
 		return wire.ErrBadCRC, ""
 	}
-	if i := firstNonFinite(viewFloat32(m.Tail)); i >= 0 {
+	if i := wire.FirstNonFinite(viewFloat32(m.Tail)); i >= 0 {
 		g := s.cfg.Layout.Chunk(ci).Lo + i
 		t := s.cfg.Layout.Find(g)
 		return wire.ErrNotFinite, fmt.Sprintf("rank %d, step %d: %v of tensor %q is not finite at element %d", m.Rank, m.Step, m.Role, t.Name, g-t.Offset)

@@ -137,7 +137,7 @@ func (s *Shard) finishChunk(ci int, now time.Duration) {
 	t := c.version
 	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
 	out := s.bufs[(t+1)%s.keep()][r.Lo-s.lo : r.Hi-s.lo]
-	if i := firstNonFinite(out); i >= 0 {
+	if i := wire.FirstNonFinite(out); i >= 0 {
 		s.halt(r.Lo+i, t)
 		return
 	}

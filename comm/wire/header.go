@@ -36,6 +36,7 @@ const (
 	State           // [worker → shard] opaque state of Rank at Step
 	AskState        // [shard → worker] wants the state of Rank at Step
 	Metric          // [worker → coordinator] named scalars of a step
+	Bad             // [worker → coordinator] its contribution of Rank at Step is not finite; Text says where
 	NumKinds
 )
 

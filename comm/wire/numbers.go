@@ -136,3 +136,16 @@ func AllFinite(x []float32) bool {
 	}
 	return true
 }
+
+// FirstNonFinite is the index of the first NaN or Inf in x, or −1.
+func FirstNonFinite(x []float32) int {
+	if AllFinite(x) {
+		return -1
+	}
+	for i, v := range x {
+		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
+			return i
+		}
+	}
+	return -1
+}

@@ -177,7 +177,8 @@ func (w *world) stop() {
 		if s.coord != nil && !led.Stopped {
 			s.run(func() {
 				if s.coord != nil {
-					s.doCoord(s.coord.RequestStop("asked to", s.clock()))
+					outs, _ := s.coord.RequestStop("asked to", s.clock())
+					s.doCoord(outs)
 				}
 			})
 		}

@@ -65,7 +65,7 @@ var kindNames = [wire.NumKinds]string{
 	wire.Push: "push", wire.Ack: "ack", wire.Pull: "pull", wire.Params: "params", wire.Waiting: "waiting", wire.Where: "where", wire.Here: "here",
 	wire.Partial: "partial", wire.AskPartial: "ask partial", wire.Join: "join", wire.Welcome: "welcome", wire.Beat: "beat", wire.Leave: "leave",
 	wire.News: "news", wire.AskNews: "ask news", wire.Report: "report", wire.Ready: "ready", wire.Staged: "staged", wire.Hold: "hold", wire.Held: "held",
-	wire.Saved: "saved", wire.State: "state", wire.AskState: "ask state", wire.Metric: "metric",
+	wire.Saved: "saved", wire.State: "state", wire.AskState: "ask state", wire.Metric: "metric", wire.Bad: "bad",
 }
 
 var levelNames = [...]string{wire.LevelStaged: "staged", wire.LevelApplied: "applied", wire.LevelReplicated: "replicated", wire.LevelDurable: "durable"}
