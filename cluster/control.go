@@ -77,7 +77,11 @@ func (n *Node) status(req []byte) (any, error) {
 
 func (n *Node) stop(req []byte) (any, error) {
 	return n.request(req, func(cd *coordDriver) ([]job.Out, error) {
-		return cd.c.RequestStop("asked to stop", cd.now()), nil
+		outs, ok := cd.c.RequestStop("asked to stop", cd.now())
+		if !ok {
+			return nil, errors.New("the job is not running: it has not begun or has ended")
+		}
+		return outs, nil
 	})
 }
 

@@ -82,7 +82,12 @@ func (d *coordDriver) drive(ctx context.Context) error {
 	}
 	defer d.met.close()
 	g, ctx := errgroup.WithContext(ctx)
-	sub, err := d.run.node.opts.Control.Subscribe(comm.CoordAll(d.run.rec.Name), func(_ string, m *wire.Message) {
+	sub, err := d.run.node.opts.Control.Subscribe(comm.CoordAll(d.run.rec.Name), func(subject string, m *wire.Message) {
+		if !vouchedForCoord(comm.Sender(subject), m) {
+			d.run.log.Warn("refused: the header names another sender than the subject", "subject", subject, "worker", m.Worker)
+			m.Release()
+			return
+		}
 		select {
 		case d.inbox <- m:
 		case <-ctx.Done():
@@ -114,6 +119,20 @@ func (d *coordDriver) drive(ctx context.Context) error {
 	return g.Wait()
 }
 
+// vouchedForCoord says whether a message is by the worker or shard that its
+// subject names.
+func vouchedForCoord(from string, m *wire.Message) bool {
+	switch m.Kind {
+	case wire.Join, wire.Beat, wire.Leave, wire.Metric, wire.Bad:
+		return from == m.Worker && !comm.ReservedWorker(from)
+	case wire.AskNews:
+		if m.Worker != "" {
+			return from == m.Worker
+		}
+	}
+	return from == comm.ShardSender(int(m.Shard))
+}
+
 func (d *coordDriver) do(ctx context.Context, g *errgroup.Group, outs []job.Out) {
 	o, name := &d.run.node.opts, d.run.rec.Name
 	for i := range outs {
@@ -123,7 +142,7 @@ func (d *coordDriver) do(ctx context.Context, g *errgroup.Group, outs []job.Out)
 		case job.ToWorker:
 			err = o.Control.Publish(comm.WorkerSubject(name, x.Worker), &x.H, x.Tail)
 		case job.ToShard:
-			err = o.Control.Publish(comm.ShardSubject(name, x.Shard, "coordinator"), &x.H, x.Tail)
+			err = o.Control.Publish(comm.ShardSubject(name, x.Shard, comm.Coordinator), &x.H, x.Tail)
 		case job.ToAll:
 			err = o.Control.Publish(comm.NewsSubject(name), &x.H, x.Tail)
 		case job.Propose:

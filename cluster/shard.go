@@ -31,7 +31,11 @@ func (d *shardDriver) drive(ctx context.Context) error {
 	o := d.run.node.opts
 	name := d.run.rec.Name
 	g, ctx := errgroup.WithContext(ctx)
-	take := func(_ string, m *wire.Message) {
+	take := func(subject string, m *wire.Message) {
+		if !d.vouched(subject, m) {
+			m.Release()
+			return
+		}
 		select {
 		case d.inbox <- m:
 		case <-ctx.Done():
@@ -68,6 +72,34 @@ func (d *shardDriver) drive(ctx context.Context) error {
 	return g.Wait()
 }
 
+// vouched says whether a message from a worker is by the one its subject names
+// (C8): a broker binds subjects to keys, headers are just bytes. Any other is
+// answered, to whom the subject names, and dropped.
+func (d *shardDriver) vouched(subject string, m *wire.Message) bool {
+	name := d.run.rec.Name
+	if subject == comm.PeerSubject(name) || subject == comm.NewsSubject(name) {
+		return true
+	}
+	from := comm.Sender(subject)
+	switch m.Kind {
+	case wire.Push, wire.Pull, wire.Where, wire.State, wire.AskState:
+		if from == m.Worker && !comm.ReservedWorker(from) {
+			return true
+		}
+	default:
+		if from == comm.Coordinator {
+			return true
+		}
+	}
+	h := wire.Header{Kind: wire.Ack, Job: name, Shard: uint32(d.id), Rank: m.Rank, Step: m.Step, Chunk: m.Chunk, Code: wire.ErrForbidden,
+		Text: fmt.Sprintf("%s may not send this as %q", from, m.Worker)}
+	if err := d.run.node.opts.Data.Publish(comm.WorkerSubject(name, from), &h, nil); err != nil {
+		d.run.log.Debug("not sent", "kind", h.Kind, "err", err)
+	}
+	d.run.log.Warn("refused: the header names another sender than the subject", "shard", d.id, "from", from, "worker", m.Worker)
+	return false
+}
+
 func (d *shardDriver) now() time.Duration { return time.Since(d.start) }
 
 // do performs the shard's outputs. A message that cannot be sent is a lost
@@ -83,7 +115,7 @@ func (d *shardDriver) do(ctx context.Context, g *errgroup.Group, outs []shard.Ou
 		case shard.ToWorkers:
 			err = o.Data.Publish(comm.ParamsSubject(name), &x.H, x.Tail)
 		case shard.ToCoord:
-			err = o.Control.Publish(comm.CoordSubject(name, fmt.Sprintf("shard-%d", d.id)), &x.H, x.Tail)
+			err = o.Control.Publish(comm.CoordSubject(name, comm.ShardSender(d.id)), &x.H, x.Tail)
 		case shard.ToPeers:
 			err = o.Control.Publish(comm.PeerSubject(name), &x.H, x.Tail)
 		case shard.SaveCut:

@@ -49,6 +49,21 @@ func CoordSubject(job, from string) string { return "tb." + job + ".coord." + fr
 // CoordAll matches CoordSubject of all senders.
 func CoordAll(job string) string { return CoordSubject(job, "*") }
 
+// Sender is the last token of a ShardSubject or CoordSubject: who sent the
+// message, as far as the broker vouches for it.
+func Sender(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
+
+// The senders that are no workers. Workers cannot take these names.
+const Coordinator = "coordinator"
+
+// ShardSender is the sender of a shard's owner.
+func ShardSender(shard int) string { return "shard-" + strconv.Itoa(shard) }
+
+// ReservedWorker says whether a name is that of another sender.
+func ReservedWorker(name string) bool {
+	return name == Coordinator || strings.HasPrefix(name, "shard-")
+}
+
 // NewsSubject carries decisions.
 func NewsSubject(job string) string { return "tb." + job + ".news" }
 
