@@ -1,0 +1,6 @@
+//go:build race
+
+package e2e
+
+// raceBuilt says whether this test runs with the race detector.
+const raceBuilt = true
