@@ -2,6 +2,7 @@ package shard
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -102,7 +103,7 @@ func (s *Shard) completeCut(c *pendingCut) {
 	for i := range s.tens {
 		for j, x := range s.tens[i].Slots {
 			if x != nil {
-				parts = append(parts, layout.Section{Name: "tensor/" + s.tens[i].Info.Name + "/" + s.spec.Slots[j].Name, F64: slices.Clone(x)})
+				parts = append(parts, layout.Section{Name: s.tensorSection(i, j), F64: slices.Clone(x)})
 			}
 		}
 	}
@@ -176,6 +177,19 @@ func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
 		if s.slots[i] != nil {
 			need["slot/"+sl.Name] = s.n
 		}
+		if sl.Class == optim.Model {
+			need["model/"+sl.Name] = 1
+		}
+	}
+	for i := range s.tens {
+		for j, x := range s.tens[i].Slots {
+			if x != nil {
+				need[s.tensorSection(i, j)] = len(x)
+			}
+		}
+	}
+	if s.cfg.Mode == Async {
+		need["applied"] = 1 + s.cfg.Ranks
 	}
 	s.setVersion(0)
 	for _, p := range parts {
@@ -188,13 +202,14 @@ func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
 				for r := range s.applied {
 					s.applied[r] = uint64(p.F64[1+r])
 				}
+				need[p.Name] = 0
 			}
 		default:
 			s.restoreNamed(id, need, p)
 		}
 	}
-	for name, left := range need {
-		if left != 0 {
+	for _, name := range slices.Sorted(maps.Keys(need)) {
+		if left := need[name]; left != 0 {
 			return fmt.Errorf("section %q lacks %d values", name, left)
 		}
 	}
@@ -232,14 +247,16 @@ func (s *Shard) restoreNamed(id ledger.CutID, need map[string]int, p layout.Sect
 		case sl.Class == optim.Model:
 			if p.Name == "model/"+sl.Name && len(p.F64) == 1 {
 				s.model[mi] = p.F64[0]
+				need[p.Name] = 0
 			}
 			mi++
 		}
 	}
 	for i := range s.tens {
 		for j, x := range s.tens[i].Slots {
-			if x != nil && p.Name == "tensor/"+s.tens[i].Info.Name+"/"+s.spec.Slots[j].Name && len(p.F64) == len(x) {
+			if x != nil && p.Name == s.tensorSection(i, j) && len(p.F64) == len(x) {
 				copy(x, p.F64)
+				need[p.Name] = 0
 			}
 		}
 	}
@@ -247,6 +264,11 @@ func (s *Shard) restoreNamed(id ledger.CutID, need map[string]int, p layout.Sect
 	if n, err := fmt.Sscanf(p.Name, "rank/%d", &rank); n == 1 && err == nil && rank%s.cfg.Shards == s.cfg.ID {
 		s.states[stateKey{rank, id.Step}] = p.Raw
 	}
+}
+
+// tensorSection names the section of a tensor's slot.
+func (s *Shard) tensorSection(tensor, slot int) string {
+	return "tensor/" + s.tens[tensor].Info.Name + "/" + s.spec.Slots[slot].Name
 }
 
 // fill copies the part of p that lies in this shard and returns its length.

@@ -153,14 +153,16 @@ func (s *Shard) setVersion(v uint64) {
 }
 
 // hold promises not to close steps ≥ Step, or says from which step on it can.
-func (s *Shard) hold(m *wire.Message) {
+// What an earlier promise held back goes on as far as the new one allows.
+func (s *Shard) hold(m *wire.Message, now time.Duration) {
 	h := s.header(wire.Held)
 	h.Seq, h.Step = m.Seq, m.Step
-	if s.phase != running || m.Timeline != s.led.Timeline {
+	if s.phase != running || m.Job != s.cfg.Job || m.Timeline != s.led.Timeline {
 		return
 	}
 	if m.Step == Latest { // withdrawn
 		s.held = false
+		s.closeAll(now)
 		return
 	}
 	_, hi := s.Versions()
@@ -170,11 +172,15 @@ func (s *Shard) hold(m *wire.Message) {
 			hi = max(hi, a)
 		}
 	}
+	if s.red.active { // other shards may have closed the step already
+		hi = s.red.step + 1
+	}
 	h.Lo = hi
 	if hi <= m.Step {
 		s.held, s.heldAt = true, m.Step
 	}
 	s.toCoord(h, nil)
+	s.closeAll(now)
 }
 
 // discardForeign drops, in jobs whose ranks may not recompute the same bits,

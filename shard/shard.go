@@ -244,7 +244,7 @@ func (s *Shard) Handle(m *wire.Message, now time.Duration) []Out {
 	case wire.News:
 		s.news(m, now)
 	case wire.Hold:
-		s.hold(m)
+		s.hold(m, now)
 	case wire.Partial:
 		s.partial(m, now)
 		return s.outs
