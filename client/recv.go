@@ -175,7 +175,7 @@ func (s *Session) acked(m *wire.Message) {
 		s.credit[m.Shard] = min(n, s.plan.Window)
 	}
 	switch m.Code {
-	case wire.OK, wire.ErrLate: // late: nobody wants it any more
+	case wire.OK, wire.ErrDuplicate, wire.ErrLate: // late: nobody wants it any more
 	case wire.ErrGone:
 		// The version we hoped for is no longer held: find out where we stand.
 		for _, r := range s.ranks {

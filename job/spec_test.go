@@ -43,7 +43,7 @@ eval: {every: 25}
 level: durable
 window: 4
 memory_budget: 512MiB
-timeouts: {worker: 500ms, start: 1m30s, retry: 1s}
+timeouts: {worker: 500ms, start: 1m30s, retry: 50ms}
 `
 
 func TestParse(t *testing.T) {
@@ -223,6 +223,7 @@ func TestParseErrors(t *testing.T) {
 		{"memory_budget: -5", "want an amount of memory"},
 		{"memory_budget: [1]", "want a single value"},
 		{"timeouts: {worker: 0s}", "timeouts.worker: got 0s"},
+		{"timeouts: {worker: 1s, retry: 500ms}", "at least 6 times timeouts.retry"},
 		{"seed: -1", "seed: want a whole number"},
 		{"batch: 1.5", "batch: want a whole number"},
 		{"ranks: 99999999999999999999", "ranks: want a whole number"},

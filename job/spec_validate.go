@@ -29,6 +29,7 @@ const (
 	maxWidth     = 1 << 20 // units of a layer
 	maxLayers    = 64
 	maxSteps     = 1 << 50
+	minBeats     = 6 // retries in timeouts.worker: one lost heartbeat must not cost a worker its ranks
 )
 
 // A name is part of subjects, keys and file names.
@@ -140,6 +141,9 @@ func (s *Spec) check(c *checker) {
 			text, _ := t.d.MarshalText()
 			c.bad(t.path, "got %s, want more than 0s", text)
 		}
+	}
+	if w, r := s.Timeouts.Worker, s.Timeouts.Retry; r > 0 && w > 0 && w < minBeats*r {
+		c.bad("timeouts.worker", "want at least %d times timeouts.retry: workers say that they live every 3 times timeouts.retry", minBeats)
 	}
 }
 

@@ -31,6 +31,7 @@ func (s *Shard) push(m *wire.Message, now time.Duration) {
 			s.refuse(m, wire.ErrLate, fmt.Sprintf("step %d closed without rank %d", m.Step, m.Rank))
 		} else {
 			s.ack(m.Worker, &m.Header, wire.LevelApplied)
+			s.outs[len(s.outs)-1].H.Code = wire.ErrDuplicate
 		}
 		m.Release()
 		return

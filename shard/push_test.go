@@ -37,7 +37,7 @@ func TestPushedTwice(t *testing.T) {
 		if s.dump() != before {
 			t.Errorf("%v: a contribution that is applied changed the model", mode)
 		}
-		if len(s.acks) != 20 || slices.ContainsFunc(s.acks, func(h wire.Header) bool { return h.Code != wire.OK || h.Level != wire.LevelApplied }) {
+		if len(s.acks) != 20 || slices.ContainsFunc(s.acks, func(h wire.Header) bool { return h.Code != wire.ErrDuplicate || h.Level != wire.LevelApplied }) {
 			t.Errorf("%v: answers to applied contributions: %+v", mode, s.acks)
 		}
 		s.step(1)

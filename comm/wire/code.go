@@ -33,13 +33,14 @@ const (
 	ErrBadMessage         // not a message of this protocol
 	ErrAhead              // the receiver has not yet learnt what the sender refers to
 	ErrHalted             // the job stopped because of an error; Text says which
+	ErrDuplicate          // already part of the model, and acknowledged once more
 	numCodes
 )
 
 var codeText = [numCodes]string{
 	"ok", "stale epoch", "stale view", "stale incarnation", "stale timeline", "not owner", "not in view",
 	"name in use", "forbidden", "unknown job", "bad shape", "too large", "not finite", "busy", "late", "gone",
-	"read only", "round closed", "bad checksum", "bad encoding", "bad message", "receiver is behind", "job halted",
+	"read only", "round closed", "bad checksum", "bad encoding", "bad message", "receiver is behind", "job halted", "duplicate",
 }
 
 // Error is the code's text.
