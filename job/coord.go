@@ -77,6 +77,7 @@ type Coord struct {
 	stopAt   uint64
 	stopSent time.Duration
 	resume   bool   // asked to go on after a stop or a halt
+	heardOf  uint64 // newest decision that a shard knows
 	closing  uint64 // ByDecision: next step to close
 	badCuts  map[ledger.CutID]bool
 	halt     string
@@ -367,6 +368,9 @@ func (c *Coord) fromShard(m *wire.Message, s *shardInfo, now time.Duration) {
 		s.epoch, s.missing, s.held = m.Epoch, nil, false
 	}
 	s.seen, s.present = now, true
+	if m.Kind == wire.Report || m.Kind == wire.Ready {
+		c.heardOf = max(c.heardOf, m.Seq)
+	}
 	if m.Kind == wire.Ready || m.Timeline != c.led.Timeline {
 		return
 	}

@@ -17,6 +17,11 @@ func (c *Coord) decide(now time.Duration) {
 		return
 	}
 	d := c.due(now)
+	if d == nil && c.heardOf > c.led.N && c.led.View > 0 {
+		// A coordinator before this one, or one that does not know that it was
+		// replaced, decided something more. Proposing anything finds out what.
+		d = &ledger.Decision{Kind: ledger.View, View: c.led.View + 1, Ranks: c.led.Ranks, Out: c.led.Out}
+	}
 	if d == nil {
 		return
 	}

@@ -145,14 +145,29 @@ func (s *Shard) sendSaved(id ledger.CutID) {
 // cut; the coordinator learns why.
 func (s *Shard) CutFailed(id ledger.CutID, load bool, err error) []Out {
 	s.outs = s.outs[:0]
+	text := fmt.Sprintf("shard %d: cut %d.%d: %v", s.cfg.ID, id.Timeline, id.Step, err)
+	switch {
+	case !load && id.Timeline == s.led.Timeline:
+		s.broken = text
+	case load && s.phase == loading && id == s.led.Base: // else the next timeline begins elsewhere already
+		s.unread = text
+	default:
+		return s.outs
+	}
+	s.sendFailed()
+	return s.outs
+}
+
+// sendFailed tells the coordinator that the shard cannot go on: it halts the
+// job, or begins a timeline at an older cut.
+func (s *Shard) sendFailed() {
 	h := s.header(wire.Report)
 	h.Lo, h.Hi = s.Versions()
-	h.Code, h.Text = wire.ErrGone, fmt.Sprintf("shard %d: cut %d.%d: %v", s.cfg.ID, id.Timeline, id.Step, err)
-	if !load {
-		h.Code = wire.ErrHalted
+	h.Code, h.Text = wire.ErrHalted, s.broken
+	if s.unread != "" {
+		h.Code, h.Text = wire.ErrGone, s.unread
 	}
 	s.toCoord(h, nil)
-	return s.outs
 }
 
 // CutLoaded restores the shard from the sections of its base cut. Sections may

@@ -87,7 +87,7 @@ func (s *Shard) reset() {
 			}
 		}
 	}
-	s.scal, s.cuts, s.floor, s.held, s.broken = nil, nil, 0, false, ""
+	s.scal, s.cuts, s.floor, s.held, s.broken, s.unread = nil, nil, 0, false, "", ""
 	s.staged = nil
 	s.red = reduction{}
 	clear(s.saving)

@@ -126,10 +126,13 @@ type Shard struct {
 	log     Log
 	stats   Stats
 	broken  string // why the shard stopped itself; "" while well
+	unread  string // why the base cut could not be loaded
 	losses  []float64
 	lossLo  uint64 // step of losses[0]
 	report  time.Duration
 	lastAdv time.Duration // when a chunk last advanced
+	now     time.Duration // of the message being handled
+	newsAt  time.Duration // when decisions were last asked for
 	dirty   bool          // something to report
 	askedAt time.Duration
 	staged  []stagedMark
@@ -228,7 +231,7 @@ func (s *Shard) keep() uint64 { return uint64(len(s.bufs)) }
 // Handle takes one message. It owns m and releases it in time. The returned
 // outputs are valid until the next call.
 func (s *Shard) Handle(m *wire.Message, now time.Duration) []Out {
-	s.outs = s.outs[:0]
+	s.outs, s.now = s.outs[:0], now
 	switch m.Kind {
 	case wire.Push:
 		s.push(m, now)
@@ -303,7 +306,16 @@ func (s *Shard) refuse(m *wire.Message, code wire.Code, text string) {
 	s.toWorker(m.Worker, h, nil)
 }
 
+// askAgain is how long the answer to a question for decisions may take. Without
+// a limit, every decision that arrives out of order would ask for all the rest,
+// and each of those, arriving out of order, for all the rest again.
+const askAgain = 50 * time.Millisecond
+
 func (s *Shard) askNews() {
+	if s.newsAt != 0 && s.now-s.newsAt < askAgain {
+		return
+	}
+	s.newsAt = s.now
 	h := s.header(wire.AskNews)
 	h.Seq = s.led.N + 1
 	s.toCoord(h, nil)

@@ -32,6 +32,9 @@ func (s *Shard) Tick(now time.Duration) []Out {
 		s.toCoord(h, nil)
 		return s.outs
 	}
+	if s.unread != "" {
+		s.sendFailed()
+	}
 	if s.phase == running {
 		s.sendReport(now)
 		s.repeat(now)

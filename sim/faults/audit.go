@@ -282,10 +282,12 @@ func (a *audit) decision(d *ledger.Decision) {
 		}
 	case ledger.Begin:
 		base := ledger.CutID{Timeline: d.CutTimeline, Step: d.Step}
+		if base != led.Newest() && len(a.rotten) == 0 {
+			w.fail("timeline %d goes back to step %d although the cut at step %d is recorded", d.Timeline, d.Step, led.Newest().Step)
+		}
 		for i := len(led.Cuts) - 1; i >= 0 && led.Cuts[i] != base; i-- {
-			if !a.rotten[led.Cuts[i]] {
-				w.fail("timeline %d goes back to step %d although the cut at step %d is recorded", d.Timeline, d.Step, led.Cuts[i].Step)
-				return
+			if _, err := w.readCut(led.Cuts[i]); err == nil {
+				w.fail("timeline %d goes back to step %d although the cut at step %d is whole", d.Timeline, d.Step, led.Cuts[i].Step)
 			}
 		}
 	}
@@ -304,7 +306,8 @@ func (a *audit) end() {
 		w.fail("the job ended at step %d of %d", got, want)
 	}
 	for _, id := range led.Cuts[max(0, len(led.Cuts)-w.plan.Keep):] {
-		if st, err := w.readCut(id); err != nil && !a.rotten[id] {
+		// Where a cut was damaged, older ones count as kept that are long gone.
+		if st, err := w.readCut(id); err != nil && (len(a.rotten) == 0 || id == led.Newest() && !a.rotten[id]) {
 			w.fail("the cut at step %d is lost: %v", id.Step, err)
 		} else if err == nil && a.golden != nil {
 			if diff := a.golden.cuts[id.Step].diff(st); diff != "" {

@@ -62,11 +62,22 @@ func (w *world) disturb(p *proc, partition bool) {
 	}
 }
 
-func (n *serverNode) newest() *proc {
-	if len(n.procs) == 0 {
-		return nil
+// live is the node's process, or nil while it is down. One that was deposed is
+// not the node's any more.
+func (n *serverNode) live() *server {
+	for _, s := range n.procs {
+		if !s.deposed {
+			return s
+		}
 	}
-	return &n.procs[len(n.procs)-1].proc
+	return nil
+}
+
+func (n *serverNode) newest() *proc {
+	if s := n.live(); s != nil {
+		return &s.proc
+	}
+	return nil
 }
 
 // fail crashes the node's process; another starts after a while. Or the other
@@ -74,13 +85,14 @@ func (n *serverNode) newest() *proc {
 // few seconds, perhaps after having stood still.
 func (n *serverNode) fail() {
 	w := n.w
-	if len(n.procs) == 0 {
+	old := n.live()
+	if old == nil {
 		return
 	}
-	old := n.procs[len(n.procs)-1]
 	w.counts.ServerCrashes++
 	if w.chance(w.plan.Faults.Depose) {
 		w.counts.Deposed++
+		old.deposed = true
 		w.log(n.name, "goes on beside its successor")
 		if w.chance(0.5) {
 			old.pause(w.between(0, 3*time.Second))
@@ -122,10 +134,10 @@ func (n *serverNode) rot() {
 
 // restartCoord replaces the coordinator alone; the shards beside it live on.
 func (n *serverNode) restartCoord() {
-	if len(n.procs) == 0 {
+	s := n.live()
+	if s == nil {
 		return
 	}
-	s := n.procs[len(n.procs)-1]
 	n.w.counts.CoordRestarts++
 	n.w.log(n.name, "restarts its coordinator")
 	s.coord = nil

@@ -87,7 +87,7 @@ func NewPlan(seed uint64) Plan {
 	d := &dice{key: rng.New(seed, "faults")}
 	p := Plan{
 		Seed: seed, Servers: d.pick(1, 3), Shards: d.pick(1, maxShards-1), Workers: d.pick(1, 4), Ranks: d.pick(1, 5),
-		Steps: uint64(d.pick(5, 14)), CutEvery: uint64(d.pick(0, 5)), Keep: d.pick(1, 3), Chunk: []int{8, 16, 32}[d.pick(0, 2)],
+		Steps: uint64(d.pick(5, 20)), CutEvery: uint64(d.pick(0, 5)), Keep: d.pick(1, 3), Chunk: []int{8, 16, 32}[d.pick(0, 2)],
 		Window: d.pick(1, 4), Broadcast: d.chance(0.5), RankState: d.chance(0.4), OnLoss: job.Reassign, Recompute: true,
 	}
 	p.Workers = min(p.Workers, p.Ranks)
@@ -166,13 +166,13 @@ func (p *Plan) drawFaults(d *dice) {
 			*mean = t
 		}
 	}
-	sometimes(0.6, &f.WorkerCrash, 2, 12)
-	sometimes(0.3, &f.Leave, 3, 15)
-	sometimes(0.2, &f.Replace, 4, 15)
-	sometimes(0.3, &f.Partition, 3, 15)
-	sometimes(0.3, &f.Pause, 3, 15)
-	sometimes(0.45, &f.ServerCrash, 4, 20)
-	sometimes(0.2, &f.CoordRestart, 2, 12)
+	sometimes(0.6, &f.WorkerCrash, 1, 8)
+	sometimes(0.3, &f.Leave, 2, 10)
+	sometimes(0.2, &f.Replace, 2, 10)
+	sometimes(0.3, &f.Partition, 2, 10)
+	sometimes(0.3, &f.Pause, 2, 10)
+	sometimes(0.5, &f.ServerCrash, 1, 10)
+	sometimes(0.25, &f.CoordRestart, 1, 8)
 	if d.chance(0.3) {
 		f.Depose = 0.5
 	}

@@ -37,11 +37,13 @@ type serverNode struct {
 // says so, the coordinator.
 type server struct {
 	proc
-	node   *serverNode
-	shards []*shard.Shard // by shard; nil where another node owns it
-	logs   []shardLog     // by shard; what the audit saw of it
-	coord  *job.Coord
-	saving []cutFile // being written
+	node *serverNode
+	// deposed: another process was started in its place, and it goes on.
+	deposed bool
+	shards  []*shard.Shard // by shard; nil where another node owns it
+	logs    []shardLog     // by shard; what the audit saw of it
+	coord   *job.Coord
+	saving  []cutFile // being written
 }
 
 // start brings a process up. It takes a new epoch for each of its shards from
