@@ -100,7 +100,7 @@ func (s *Session) askNews() {
 
 func (s *Session) news(m *wire.Message) {
 	s.newsTo = max(s.newsTo, m.Seq)
-	if len(m.Tail) == 0 {
+	if len(m.Tail) == 0 || m.Seq != s.led.N+1 {
 		if m.Seq > s.led.N {
 			s.askNews()
 		}

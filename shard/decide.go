@@ -14,7 +14,9 @@ import (
 // news applies a decision if it is the next one, and asks for what is missing
 // otherwise.
 func (s *Shard) news(m *wire.Message, now time.Duration) {
-	if len(m.Tail) == 0 { // a beacon: only says how many decisions there are
+	// A beacon only says how many decisions there are; one that is not next says
+	// no more.
+	if len(m.Tail) == 0 || m.Seq != s.led.N+1 {
 		if m.Seq > s.led.N {
 			s.askNews()
 		}
