@@ -166,7 +166,6 @@ func (s *story) decide(d ledger.Decision) {
 
 // send hands shard k one message whose memory is poisoned when it is released.
 func (s *story) send(k int, h wire.Header, tail []byte) {
-	s.t.Helper()
 	b := slices.Clone(tail)
 	s.made++
 	m := wire.NewMessage(h, b, func() {
@@ -180,7 +179,6 @@ func (s *story) send(k int, h wire.Header, tail []byte) {
 
 // do performs a shard's outputs.
 func (s *story) do(k int, outs []Out) {
-	s.t.Helper()
 	outs = slices.Clone(outs) // the next call into the shard overwrites them
 	for i := range outs {
 		outs[i].Tail = slices.Clone(outs[i].Tail)
@@ -219,7 +217,6 @@ func (s *story) do(k int, outs []Out) {
 
 // published checks parameters that were handed out.
 func (s *story) published(k int, o *Out) {
-	s.t.Helper()
 	p := place{o.H.Chunk, o.H.Step}
 	if wire.Checksum(o.Tail) != o.H.CRC || int(o.H.Count) != s.cfg.Layout.Chunk(int(p.chunk)).Len() || !wire.AllFinite(viewFloat32(o.Tail)) {
 		s.t.Errorf("shard %d published bad parameters of %+v: %+v", k, p, o.H)
@@ -248,7 +245,6 @@ func (s *story) settle() { s.settleIn(func(n int) int { return 0 }) }
 
 // settleIn is settle in the order that pick gives: it chooses one of n.
 func (s *story) settleIn(pick func(n int) int) {
-	s.t.Helper()
 	for {
 		for len(s.pending) > 0 {
 			i := pick(len(s.pending))
@@ -318,7 +314,6 @@ func (s *story) contribute(rank int, step uint64) contribution {
 
 // messages are the pushes of c, chunk by chunk and role by role.
 func (s *story) messages(c contribution) []envelope {
-	s.t.Helper()
 	var out []envelope
 	for k, sh := range s.shards {
 		for ci := sh.cfg.Chunks.Lo; ci < sh.cfg.Chunks.Hi; ci++ {
