@@ -104,11 +104,11 @@ func TestAllOfOneIncarnation(t *testing.T) {
 	cfg := sgdJob(t, 1, 1)
 	cfg.Mode = ByDecision
 	s := newStory(t, cfg, 1)
-	for _, m := range s.messages(s.contribute(0, 0))[:6] {
+	for _, m := range s.messages(s.contribute(0, 0))[4:] {
 		s.send(m.to, m.h, m.tail)
 	}
 	s.decide(ledger.Decision{Kind: ledger.View, View: 2, Ranks: []ledger.Member{{Worker: "w0", Incarnation: 2}}})
-	for _, m := range s.messages(s.contribute(0, 0))[6:] {
+	for _, m := range s.messages(s.contribute(0, 0))[:4] {
 		s.send(m.to, m.h, m.tail)
 	}
 	s.settle()

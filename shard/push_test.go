@@ -80,7 +80,7 @@ func TestAcknowledgement(t *testing.T) {
 }
 
 // Whatever is refused has its own code and leaves no trace. The shard is at
-// view 2, in which w1 is incarnation 2 and w2 has rank 2, on timeline 2.
+// view 2, in which w1 is incarnation 2 and rank 0 is out, on timeline 2.
 func TestRefusals(t *testing.T) {
 	number := func(bits uint32) func(*wire.Header, []byte) []byte {
 		return func(h *wire.Header, tail []byte) []byte {
@@ -149,7 +149,7 @@ func TestRefusals(t *testing.T) {
 		}
 		s := newStory(t, cfg, 2)
 		ms := members(3)
-		ms[1].Incarnation, ms[0] = 2, ledger.Member{}
+		ms[1].Incarnation = 2
 		s.decide(ledger.Decision{Kind: ledger.View, View: 2, Ranks: ms, Out: []bool{true, false, false}})
 		s.decide(ledger.Decision{Kind: ledger.Begin, Timeline: 2, Epochs: s.epochs()})
 		good := s.messages(s.contribute(1, 0))
