@@ -28,7 +28,7 @@ func TestGoldenNoticesWrongHyper(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	noticed := map[string]bool{}
-	for _, file := range goldenFiles(t) {
+	for _, file := range goldenIn(t, ownGolden) {
 		g := readGolden(t, file)
 		if _, ok := Lookup(g.Optimizer); !ok || g.Steps[0]["rows"] != nil {
 			continue
