@@ -68,10 +68,11 @@ var build = sync.OnceValue(func() error {
 
 func haveC() bool {
 	out, err := exec.Command("go", "env", "CC").Output()
-	if err != nil {
+	cc := strings.Fields(string(out))
+	if err != nil || len(cc) == 0 {
 		return false
 	}
-	_, err = exec.LookPath(strings.TrimSpace(string(out)))
+	_, err = exec.LookPath(cc[0])
 	return err == nil
 }
 
