@@ -71,7 +71,9 @@ func (s *Session) welcome(m *wire.Message) {
 		s.err = m.Err()
 		return
 	}
-	if s.inc == m.Incarnation {
+	if s.inc == m.Incarnation || m.Incarnation < s.topInc {
+		// Never back to a lower one: what was computed under it and forgotten
+		// could be mixed with what is computed under it again (C8).
 		return
 	}
 	if s.plan == nil {
@@ -80,7 +82,7 @@ func (s *Session) welcome(m *wire.Message) {
 			return
 		}
 	}
-	s.inc, s.waitText = m.Incarnation, ""
+	s.inc, s.topInc, s.waitText = m.Incarnation, m.Incarnation, ""
 	s.takeView()
 	if s.newsTo = max(s.newsTo, m.Lo); m.Lo > s.led.N {
 		s.newsAt = 0

@@ -34,7 +34,7 @@ func (s *Session) join() {
 	}
 	s.joinAt = max(s.now, 1)
 	h := s.header(wire.Join)
-	h.Seq = s.cfg.Nonce
+	h.Seq, h.Incarnation = s.cfg.Nonce, s.topInc
 	if s.cfg.Replace && s.plan == nil {
 		h.Hi = 1
 	}

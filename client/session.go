@@ -45,10 +45,11 @@ type Plan struct {
 // them is its own, its push was lost and it pushes again under the same
 // identity (docs/protocol.md).
 type Session struct {
-	cfg  SessionConfig
-	plan *Plan
-	led  ledger.State
-	inc  uint64 // 0: not a member
+	cfg    SessionConfig
+	plan   *Plan
+	led    ledger.State
+	inc    uint64 // 0: not a member
+	topInc uint64 // highest incarnation ever allotted to this process
 	// Per shard: range of chunks, and when it last answered.
 	ranges []layout.Range
 	heard  []time.Duration
@@ -225,7 +226,7 @@ func (s *Session) Tick(now time.Duration) []Out {
 	if s.inc != 0 && now-s.beatAt >= 3*s.cfg.Retry {
 		s.beatAt = now
 		h := s.header(wire.Beat)
-		h.Seq = s.cfg.Nonce
+		h.Seq, h.Lo = s.cfg.Nonce, s.led.N
 		s.toCoord(h, nil)
 	}
 	s.advance()

@@ -77,7 +77,7 @@ type Coord struct {
 	stopAt   uint64
 	stopSent time.Duration
 	resume   bool   // asked to go on after a stop or a halt
-	heardOf  uint64 // newest decision that a shard knows
+	heardOf  uint64 // newest decision that a shard or worker says it knows
 	closing  uint64 // ByDecision: next step to close
 	badCuts  map[ledger.CutID]bool
 	halt     string
@@ -152,6 +152,12 @@ func (c *Coord) take(d *ledger.Decision) bool {
 		c.dropStaged(func(x stagedAt) bool { return c.led.Since[x.rank] == d.View })
 	case ledger.Close:
 		c.closing = d.Step + 1
+		if c.stop && c.stopAt <= d.Step { // was under way when the stop was asked for
+			c.stopAt, c.stopSent = d.Step+1, 0
+			for i := range c.shards {
+				c.shards[i].held = false
+			}
+		}
 		c.dropStaged(func(x stagedAt) bool { return x.step <= d.Step })
 	case ledger.Halt:
 		c.halt, c.resume = "", false
@@ -214,7 +220,7 @@ func (c *Coord) join(m *wire.Message, now time.Duration) {
 	case m.Worker == "" || m.Seq == 0:
 		return
 	case w != nil && w.nonce == m.Seq && w.inc != 0:
-		w.seen, w.alive = now, true
+		w.seen, w.alive, w.inc = now, true, max(w.inc, m.Incarnation)
 		c.welcome(w)
 		return
 	case w != nil && w.nonce == m.Seq:
@@ -241,8 +247,8 @@ func (c *Coord) Enlisted(name string, nonce, inc uint64, now time.Duration) []Ou
 	c.outs = c.outs[:0]
 	delete(c.enlist, name)
 	if w := c.workers[name]; w != nil && w.nonce == nonce && inc != 0 {
-		w.inc, w.alive, w.seen = inc, true, now
-		c.note("worker %s joined (incarnation %d)", name, inc)
+		w.inc, w.alive, w.seen = max(w.inc, inc), true, now
+		c.note("worker %s joined (incarnation %d)", name, w.inc)
 		c.welcome(w)
 		c.decide(now)
 	}
@@ -257,7 +263,15 @@ func (c *Coord) welcome(w *worker) {
 
 func (c *Coord) beat(m *wire.Message, now time.Duration) {
 	w := c.workers[m.Worker]
-	if w == nil || w.inc != m.Incarnation {
+	if w != nil && w.nonce == m.Seq && w.inc != 0 {
+		// Another coordinator, which does not know that it was replaced, may have
+		// allotted the process an incarnation too. The higher one counts.
+		w.inc = max(w.inc, m.Incarnation)
+		if m.Incarnation < w.inc {
+			c.welcome(w)
+		}
+		c.heardOf = max(c.heardOf, m.Lo)
+	} else {
 		// Unknown to this coordinator (it restarted) or replaced: let it join.
 		h := c.header(wire.Welcome)
 		h.Worker, h.Seq, h.Code = m.Worker, m.Seq, wire.ErrStaleInc
@@ -303,6 +317,9 @@ func (c *Coord) note(format string, args ...any) {
 func (c *Coord) Decided(d *ledger.Decision, now time.Duration) []Out {
 	c.outs = c.outs[:0]
 	c.pending = nil
+	if d != nil && d.Nonce == c.cfg.Nonce {
+		c.heardOf = d.N // it was free: nobody knows more
+	}
 	if d != nil && c.take(d) {
 		c.outs = append(c.outs, c.newsOf(d))
 		c.note("decision %d: %s", d.N, Describe(d))

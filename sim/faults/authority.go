@@ -42,6 +42,12 @@ func (w *world) create(d *ledger.Decision) {
 		w.counts.Views++
 	case ledger.Cut:
 		w.counts.Cuts++
+		if w.bad(w.plan.Faults.CutCrash) {
+			// The worst moment: what is under way now is of steps that the next
+			// timeline begins with.
+			n := w.servers[w.intn(len(w.servers))]
+			w.after(w.between(0, 300*time.Millisecond), n.fail)
+		}
 	case ledger.Stop:
 		w.counts.Stops++
 	}

@@ -6,6 +6,7 @@ type Counts struct {
 	Messages       uint64 `json:"messages"`
 	Lost           uint64 `json:"lost"`
 	Repeated       uint64 `json:"repeated"`
+	Stale          uint64 `json:"stale"` // arrived once more seconds later
 	Partitions     uint64 `json:"partitions"`
 	Pauses         uint64 `json:"pauses"`
 	WorkerCrashes  uint64 `json:"worker_crashes"`
@@ -33,6 +34,7 @@ func (c *Counts) add(o *Counts) {
 	c.Messages += o.Messages
 	c.Lost += o.Lost
 	c.Repeated += o.Repeated
+	c.Stale += o.Stale
 	c.Partitions += o.Partitions
 	c.Pauses += o.Pauses
 	c.WorkerCrashes += o.WorkerCrashes

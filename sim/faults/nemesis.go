@@ -106,7 +106,11 @@ func (n *serverNode) fail() {
 		return
 	}
 	old.crash()
-	w.after(w.between(100*time.Millisecond, 5*time.Second), func() {
+	down := w.between(100*time.Millisecond, 5*time.Second)
+	if w.chance(0.4) {
+		down = w.between(0, 100*time.Millisecond) // its supervisor is quick
+	}
+	w.after(down, func() {
 		if w.bad(w.plan.Faults.Rot) {
 			n.rot()
 		}

@@ -98,15 +98,12 @@ func (p *proc) send(to string, h *wire.Header, tail []byte, deliver func(*wire.M
 		copies = 2
 		w.counts.Repeated++
 	}
-	if copies == 0 {
+	stale := w.bad(w.plan.Faults.Stale)
+	if copies == 0 && !stale {
 		return
 	}
 	frame := wire.Append(nil, h, tail)
-	for range copies {
-		d := w.between(w.plan.Faults.MinDelay, w.plan.Faults.MaxDelay)
-		if w.bad(w.plan.Faults.Slow) {
-			d *= 40
-		}
+	arrive := func(d time.Duration) {
 		w.after(d, func() {
 			if w.now < p.mute {
 				w.counts.Lost++
@@ -120,6 +117,17 @@ func (p *proc) send(to string, h *wire.Header, tail []byte, deliver func(*wire.M
 			w.logMessage(p.name, to, m)
 			deliver(m)
 		})
+	}
+	for range copies {
+		d := w.between(w.plan.Faults.MinDelay, w.plan.Faults.MaxDelay)
+		if w.bad(w.plan.Faults.Slow) {
+			d *= 40
+		}
+		arrive(d)
+	}
+	if stale {
+		w.counts.Stale++
+		arrive(w.between(100*time.Millisecond, 3*time.Second))
 	}
 }
 

@@ -48,11 +48,13 @@ type Plan struct {
 // on one node; 0 means never.
 type Faults struct {
 	Loss, Repeat, Slow float64
+	Stale              float64 // chance that a message arrives again when its world has passed
 	MinDelay, MaxDelay time.Duration
 	Partition, Pause   time.Duration // mean time
 	WorkerCrash        time.Duration // mean time; workers then also crash in mid-push
 	Leave, Replace     time.Duration // mean time
 	ServerCrash        time.Duration // mean time
+	CutCrash           float64       // chance that a server crashes when a cut was recorded
 	Depose             float64       // chance that a server's old process goes on after its restart
 	CoordRestart       time.Duration // mean time
 	AuthFail           float64       // a compare-and-set times out: done, not done or done later
@@ -158,6 +160,9 @@ func (p *Plan) drawFaults(d *dice) {
 	f := &p.Faults
 	f.MinDelay, f.MaxDelay = 100*time.Microsecond, time.Duration(d.pick(1, 20))*time.Millisecond
 	f.Loss, f.Repeat, f.Slow = 0.01*float64(d.pick(0, 12)), 0.01*float64(d.pick(0, 12)), 0.01*float64(d.pick(0, 4))
+	if d.chance(0.5) {
+		f.Stale = 0.02 * float64(d.pick(1, 4))
+	}
 	f.Until = d.seconds(5, 30)
 	f.Disk = time.Duration(d.pick(0, 200)) * time.Millisecond
 	f.Skew = d.chance(0.7)
@@ -173,6 +178,9 @@ func (p *Plan) drawFaults(d *dice) {
 	sometimes(0.3, &f.Pause, 2, 10)
 	sometimes(0.5, &f.ServerCrash, 1, 10)
 	sometimes(0.25, &f.CoordRestart, 1, 8)
+	if f.ServerCrash > 0 && d.chance(0.6) {
+		f.CutCrash = 0.3
+	}
 	if d.chance(0.3) {
 		f.Depose = 0.5
 	}
@@ -214,7 +222,7 @@ func (p Plan) String() string {
 	add(p.Broadcast, "broadcast")
 	add(p.Stop > 0, "stop after %v", p.Stop)
 	f := &p.Faults
-	add(true, "loss %.2f, repeat %.2f, slow %.2f", f.Loss, f.Repeat, f.Slow)
+	add(true, "loss %.2f, repeat %.2f, slow %.2f, stale %.2f", f.Loss, f.Repeat, f.Slow, f.Stale)
 	for _, x := range []struct {
 		name string
 		mean time.Duration
@@ -222,6 +230,7 @@ func (p Plan) String() string {
 		{"server crash", f.ServerCrash}, {"coordinator restart", f.CoordRestart}} {
 		add(x.mean > 0, "%s %v", x.name, x.mean)
 	}
+	add(f.CutCrash > 0, "crash at cuts")
 	add(f.Depose > 0 && f.ServerCrash > 0, "depose")
 	add(f.AuthFail > 0, "failing authority")
 	add(f.Rot > 0 && f.ServerCrash > 0, "rot")

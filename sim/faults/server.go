@@ -66,6 +66,9 @@ func (n *serverNode) start() {
 
 func (s *server) own(k int) {
 	w, p := s.w, &s.w.plan
+	if s.deposed {
+		return // its lease was taken over: it may not take an epoch any more
+	}
 	rule, agg, lr, err := p.rule()
 	if err != nil {
 		w.fail("plan: %v", err)
