@@ -23,11 +23,12 @@ func (u *up) follow(ctx context.Context, crew *crew) error {
 	begin, heard := time.Now(), time.Now()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	var s job.Status // the last one heard: a coordinator that is silent has begun all the same
 	for {
-		s, err := u.status()
+		now, err := u.status()
 		switch {
 		case err == nil:
-			heard = time.Now()
+			s, heard = now, time.Now()
 			u.show.status(&s)
 		case time.Since(heard) > silence:
 			return fmt.Errorf("gave up after %v: %w", silence, err)
