@@ -81,13 +81,18 @@ func (s *Spec) mode(rule *optim.Spec, agg *aggregate.Spec) shard.Mode {
 	switch {
 	case s.Staleness < 0:
 		return shard.Async
-	case s.OnLoss == Shrink || !s.Recompute:
+	case s.OnLoss == Shrink || !s.Recompute || s.unpinned():
 		return shard.ByDecision
 	case rule.Reductions() > 0 || len(agg.Passes) > 0:
 		return shard.ByReduction
 	}
 	return shard.Streaming
 }
+
+// unpinned says whether a rank may compute a step on one of several versions:
+// whoever computes it again may take another one, so that a shard may not close
+// a chunk before all shards agreed on whose contribution counts (C3).
+func (s *Spec) unpinned() bool { return s.Staleness > 0 && !s.Pinned }
 
 // perServer is the largest number of shards that one server gets.
 func (p *Pipeline) perServer() int { return (p.Shards + p.Spec.Servers - 1) / p.Spec.Servers }

@@ -69,6 +69,9 @@ func (p *Pipeline) whyDecision() string {
 	if p.Spec.OnLoss == Shrink {
 		return "on_loss: shrink"
 	}
+	if p.Spec.Recompute {
+		return "a staleness that is not pinned"
+	}
 	return "recompute: false"
 }
 

@@ -118,6 +118,9 @@ func (s *Spec) check(c *checker) {
 	if rule != nil && rule.Spec().Reductions() > 0 && (s.OnLoss == Shrink || !s.Recompute) {
 		c.bad("optimizer.rule", "%s needs sums over all shards, which close a step with all its ranks: it does not go with on_loss: shrink or recompute: false", s.Optimizer.Rule)
 	}
+	if rule != nil && rule.Spec().Reductions() > 0 && s.unpinned() {
+		c.bad("pinned", "%s needs sums over all shards, which close a step with all its ranks: with a staleness it needs pinned: true", s.Optimizer.Rule)
+	}
 	if s.Staleness < 0 && s.OnLoss == Shrink {
 		c.bad("on_loss", "shrink has no meaning without steps (staleness: -1)")
 	}

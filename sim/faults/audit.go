@@ -17,7 +17,7 @@ type audit struct {
 	inputs    map[input]uint32            // checksums of what was counted, for a golden
 	published map[published]uint32        // checksum of each version of a chunk that left a shard
 	closes    map[stepOf][]shard.LogInput // by decision: who was in the step, the same on every shard
-	computed  map[rankStep][][]uint32     // without recomputing: each computation's checksums by chunk
+	computed  map[rankStep][][]uint32     // plans that are not exact: each computation's checksums by chunk
 	could     map[stepOf]map[int]uint64   // and which of them each rank's chunks can all be of
 	closed    map[uint64]uint64           // steps closed so far, by chunk, whatever the timeline
 	rotten    map[ledger.CutID]bool       // cuts that were damaged on purpose
@@ -167,7 +167,7 @@ func (a *audit) countedBytes(k int, e *shard.LogEntry, in shard.LogInput) {
 		if want, ok := a.golden.inputs[key]; !ok || want != in.CRC {
 			w.fail("shard %d: rank %d, step %d, chunk %d: other bytes than in the undisturbed run", k, in.Rank, e.Step, e.Chunk)
 		}
-	case !w.plan.Recompute:
+	default:
 		step := stepOf{e.Timeline, e.Step}
 		if a.could[step] == nil {
 			a.could[step] = map[int]uint64{}
@@ -242,9 +242,9 @@ func (a *audit) stateLoaded(rank int, step uint64, state []byte) {
 	}
 }
 
-// pushed remembers what was computed where it cannot be computed again.
+// pushed remembers what was computed where another computation may differ.
 func (a *audit) pushed(c *client.Contribution) {
-	if a.w.plan.Recompute {
+	if a.w.plan.Exact() {
 		return
 	}
 	crcs := make([]uint32, a.w.layout.Chunks())

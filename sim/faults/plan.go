@@ -144,7 +144,7 @@ func (p *Plan) drawRule(d *dice) {
 	}
 	if p.Mode != shard.Async && d.chance(0.35) {
 		p.Staleness = d.pick(1, 2)
-		p.Pinned = d.chance(0.8)
+		p.Pinned = d.chance(0.8) || p.Mode != shard.ByDecision // as jobs are compiled
 	}
 	switch r := d.pick(0, 9); {
 	case r < 2:
