@@ -114,6 +114,11 @@ func (c *Coord) dueTimeline() *ledger.Decision {
 	for len(cuts) > 0 && c.badCuts[cuts[len(cuts)-1]] {
 		cuts = cuts[:len(cuts)-1]
 	}
+	// The model of a finished job is its last cut. Nobody would compute again
+	// what an older one lacks.
+	if c.led.Finished && len(cuts) < len(c.led.Cuts) {
+		return &ledger.Decision{Kind: ledger.Halt, Reason: fmt.Sprintf("the last checkpoint, at step %d, cannot be read; the servers' logs say why", c.led.Base.Step)}
+	}
 	from := ledger.CutID{}
 	if len(cuts) > 0 {
 		from = cuts[len(cuts)-1]
@@ -224,11 +229,12 @@ func (c *Coord) RequestStop(why string, now time.Duration) ([]Out, bool) {
 // new timeline. It says whether there is something to resume.
 func (c *Coord) RequestResume(now time.Duration) ([]Out, bool) {
 	c.outs = c.outs[:0]
-	if c.led.Finished || !c.led.Halted && !c.led.Stopped {
+	if !c.led.Halted && (c.led.Finished || !c.led.Stopped) {
 		return nil, false
 	}
 	c.resume = true
-	c.started = now // workers have the whole start timeout again
+	clear(c.badCuts) // they may have been mended
+	c.started = now  // workers have the whole start timeout again
 	c.decide(now)
 	return c.outs, true
 }
