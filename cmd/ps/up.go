@@ -207,16 +207,18 @@ func (u *up) start(ctx context.Context, crew *crew) error {
 func (u *up) goOn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for asked := false; ; {
+	for asked, since := false, uint64(0); ; { // since: how many decisions there were when it was asked
 		s, err := cluster.StatusOf(ctx, u.link.NATS(), u.rec)
 		switch {
 		case err == nil && (s.State == "running" || s.State == "finished"):
 			return nil
+		case err == nil && asked && s.State == "halted" && s.Decisions > since:
+			return fmt.Errorf("resume: the job halted: %s", s.Reason)
 		case err == nil && s.Ended() && !asked:
 			if err := cluster.Ask(ctx, u.link.NATS(), u.rec.Coordinator, "resume", []byte(u.rec.Name), nil); err != nil {
 				return err
 			}
-			asked = true
+			asked, since = true, s.Decisions
 		}
 		select {
 		case <-ctx.Done():
