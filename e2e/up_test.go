@@ -1,0 +1,298 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"image/png"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tributary/job"
+)
+
+// TestUp: the built-in job learns, and leaves the files that it says.
+func TestUp(t *testing.T) {
+	t.Parallel()
+	seeds := 1
+	if os.Getenv("TRIBUTARY_LONG") == "1" {
+		seeds = 5
+	}
+	var accuracies []float64
+	for seed := 1; seed <= seeds; seed++ {
+		dir := filepath.Join(t.TempDir(), "run")
+		p := start(t, "up", "ps", "up", "--dir", dir, "--set", fmt.Sprintf("seed=%d", seed))
+		out := p.succeeds()
+		for _, file := range []string{"model.safetensors", "metrics.jsonl", "curves.png"} {
+			if !strings.Contains(out, filepath.Join(dir, file)) {
+				t.Errorf("the output does not name %s:\n%s", file, out)
+			}
+		}
+		accuracies = append(accuracies, checkRun(t, dir))
+	}
+	none(t, patience)
+	slices.Sort(accuracies)
+	t.Logf("accuracies of %d seeds: %v", seeds, accuracies)
+	if median := accuracies[seeds/2]; median < 0.97 {
+		t.Errorf("the median accuracy of %d seeds is %v, want 0.97 or more", seeds, median)
+	}
+}
+
+// TestUpSeeds says in the short suite what it does not measure.
+func TestUpSeeds(t *testing.T) {
+	long(t, "the median accuracy of `ps up` over 5 seeds (TestUp runs 1)")
+}
+
+// checkRun checks the files of a finished run of the digits job and returns its
+// accuracy.
+func checkRun(t *testing.T, dir string) float64 {
+	t.Helper()
+	params, shapes, err := readSafetensors(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		t.Error(err)
+	}
+	if len(params) == 0 || len(shapes) < 2 {
+		t.Errorf("the model has %d bytes in tensors %v", len(params), shapes)
+	}
+	f, err := os.Open(filepath.Join(dir, "curves.png"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if img, err := png.Decode(f); err != nil || img.Bounds().Dx() < 100 {
+		t.Errorf("curves.png: %v", err)
+	}
+	var summary struct {
+		State    string
+		Step     uint64
+		Accuracy float64
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &summary); err != nil || summary.State != "finished" {
+		t.Errorf("summary.json: %v, %+v", err, summary)
+	}
+	losses := map[uint64]bool{}
+	eachLine(t, filepath.Join(dir, "metrics.jsonl"), func(line map[string]any) {
+		if _, ok := line["loss"]; ok {
+			losses[uint64(line["step"].(float64))] = true
+		}
+	})
+	if len(losses) != int(summary.Step) {
+		t.Errorf("metrics.jsonl has the losses of %d steps, want %d", len(losses), summary.Step)
+	}
+	checkSplit(t, dir)
+	return summary.Accuracy
+}
+
+// checkSplit checks that the log says which examples the model was tested on:
+// a fifth of all, and none of those it was trained on.
+func checkSplit(t *testing.T, dir string) {
+	t.Helper()
+	seen, test := map[float64]bool{}, 0
+	eachLine(t, filepath.Join(dir, "log.jsonl"), func(line map[string]any) {
+		if line["msg"] != "split" {
+			return
+		}
+		test = len(line["test"].([]any))
+		for _, part := range []string{"test", "train"} {
+			for _, i := range line[part].([]any) {
+				if seen[i.(float64)] {
+					t.Errorf("example %v stands in the split twice", i)
+				}
+				seen[i.(float64)] = true
+			}
+		}
+	})
+	if len(seen) != 1797 || test < 350 || test > 370 {
+		t.Errorf("the log splits %d examples, %d of them for testing; want 1797 and about 360", len(seen), test)
+	}
+}
+
+func eachLine(t *testing.T, name string, f func(map[string]any)) {
+	t.Helper()
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	sc := bufio.NewScanner(file)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		var line map[string]any
+		if err := json.Unmarshal(sc.Bytes(), &line); err != nil {
+			t.Errorf("%s: %q: %v", name, sc.Text(), err)
+			continue
+		}
+		f(line)
+	}
+	if err := sc.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// upJob is a job for `ps up` that takes long enough to be interrupted.
+func upJob(t *testing.T, sets ...string) *job.Spec {
+	t.Helper()
+	return smallJob(t, append([]string{"name=up", "steps=400", "workers=2", "window=1", "chunk=32", "checkpoint.every=50"}, sets...)...)
+}
+
+// upFinal reads what a run in a folder ended with.
+func upFinal(t *testing.T, dir string) *final {
+	t.Helper()
+	params, _, err := readSafetensors(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &final{params: params}
+}
+
+// running waits until the run in a folder has made some steps.
+func running(t *testing.T, p *proc, dir string, steps int) {
+	t.Helper()
+	lossAt := fmt.Sprintf(`"step":%d,`, steps)
+	await(t, patience, func() string { return "no step yet:\n" + tail(p.output()) }, func() bool {
+		b, err := os.ReadFile(filepath.Join(dir, "metrics.jsonl"))
+		return err == nil && strings.Contains(string(b), lossAt) || !p.alive()
+	})
+}
+
+// TestUpResume: a signal stops the run with a checkpoint, and says how to go
+// on; then a run that is killed goes on, too. The model is that of a run that
+// nobody interrupted.
+func TestUpResume(t *testing.T) {
+	t.Parallel()
+	spec := upJob(t)
+	dir := filepath.Join(t.TempDir(), "run")
+	p := start(t, "up", "ps", "up", write(t, spec), "--dir", dir)
+	running(t, p, dir, 20)
+	p.signal(syscall.SIGINT)
+	if code, _ := p.exits(patience); code != 0 {
+		t.Fatalf("exit code %d after a signal, want 0:\n%s", code, p.output())
+	}
+	p.says("stopping at the next step; a second Ctrl-C aborts", patience)
+	p.says("go on with     ps up --resume "+dir, patience)
+	none(t, patience)
+	m := regexp.MustCompile(`stopped after ([0-9]+) of 400 updates`).FindStringSubmatch(p.output())
+	if m == nil {
+		t.Fatalf("it does not say where it stopped:\n%s", p.output())
+	}
+	at, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	p = start(t, "up-killed", "ps", "up", "--resume", dir)
+	running(t, p, dir, at+10)
+	p.kill()
+	p.exits(patience)
+	none(t, patience)
+
+	p = start(t, "up-resumed", "ps", "up", "--resume", dir)
+	p.succeeds()
+	p.says("finished after 400 of 400 updates", patience)
+	none(t, patience)
+	want := reference(t, spec)
+	same(t, upFinal(t, dir), &final{params: want.params})
+}
+
+// TestUpProcesses: the same with every node and worker as a process of its
+// own; nothing is left, however the command ends.
+func TestUpProcesses(t *testing.T) {
+	t.Parallel()
+	spec := upJob(t, "name=up-processes")
+	dir := filepath.Join(t.TempDir(), "run")
+	p := start(t, "up", "ps", "up", write(t, spec), "--dir", dir, "--processes")
+	running(t, p, dir, 20)
+	if n, want := len(processes(t.Name())), 1+spec.Servers+spec.Workers; n != want {
+		t.Errorf("%d processes run, want %d", n, want)
+	}
+	p.kill() // SIGKILL to the command; its children are in groups of their own
+	p.exits(patience)
+	none(t, patience)
+
+	p = start(t, "up-resumed", "ps", "up", "--resume", dir, "--processes")
+	p.succeeds()
+	none(t, patience)
+	same(t, upFinal(t, dir), &final{params: reference(t, spec).params})
+}
+
+// TestUpCutsLost: when the checkpoints of a finished run are gone, it is not
+// taken for finished with the initial parameters.
+func TestUpCutsLost(t *testing.T) {
+	t.Parallel()
+	spec := upJob(t, "name=up-lost", "steps=20", "checkpoint.every=10")
+	dir := filepath.Join(t.TempDir(), "run")
+	start(t, "up", "ps", "up", write(t, spec), "--dir", dir).succeeds()
+	cuts, err := filepath.Glob(filepath.Join(dir, "ps-*", spec.Name, "cut-*"))
+	if err != nil || len(cuts) != 2*spec.Shards {
+		t.Fatalf("%d files of cuts, want %d: %v", len(cuts), 2*spec.Shards, err)
+	}
+	for _, name := range cuts {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := start(t, "up-resumed", "ps", "up", "--resume", dir)
+	if code, _ := p.exits(patience); code != 1 {
+		t.Errorf("exit code %d, want 1:\n%s", code, p.output())
+	}
+	p.says("the job halted: the last checkpoint, at step 20, cannot be read", 0)
+	none(t, patience)
+	same(t, upFinal(t, dir), &final{params: reference(t, spec).params}) // the model is as it was
+}
+
+// TestUpAbort: a second signal ends the command at once, even while it waits
+// for servers that do not answer.
+func TestUpAbort(t *testing.T) {
+	t.Parallel()
+	spec := upJob(t, "name=up-abort")
+	dir := filepath.Join(t.TempDir(), "run")
+	p := start(t, "up", "ps", "up", write(t, spec), "--dir", dir, "--processes")
+	running(t, p, dir, 20)
+	var frozen []found
+	for _, x := range processes(t.Name()) {
+		if strings.Contains(x.line, " serve ") {
+			frozen = append(frozen, x)
+			if err := syscall.Kill(x.pid, syscall.SIGSTOP); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	p.signal(syscall.SIGINT)
+	p.says("a second Ctrl-C aborts", patience)
+	begin := time.Now()
+	p.signal(syscall.SIGINT)
+	if code, _ := p.exits(patience); code != 130 || time.Since(begin) > 5*time.Second {
+		t.Errorf("exit code %d after %v, want 130 at once:\n%s", code, time.Since(begin), p.output())
+	}
+	p.says("aborted", 0)
+	for _, x := range frozen {
+		if err := syscall.Kill(x.pid, syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}
+	none(t, patience)
+}
+
+// TestUpNoBroker: a run that waits for a broker says so and can be ended.
+func TestUpNoBroker(t *testing.T) {
+	url := nobody(t)
+	p := start(t, "up", "ps", "up", "--nats", url, "--dir", filepath.Join(t.TempDir(), "run"))
+	if took := p.says("waiting for a broker at "+url, patience); took > soon {
+		t.Errorf("says so after %v", took)
+	}
+	p.signal(syscall.SIGINT)
+	if code, _ := p.exits(patience); code != 0 {
+		t.Errorf("exit code %d, want 0:\n%s", code, p.output())
+	}
+}
