@@ -162,7 +162,8 @@ func (f *fleet) deliver() {
 	p := f.flying[i]
 	again := f.lossy && f.chance(0.1)
 	if !again {
-		f.flying = slices.Delete(f.flying, i, i+1)
+		f.flying[i] = f.flying[0]
+		f.flying = f.flying[1:]
 	}
 	if f.lossy && f.chance(0.15) {
 		return
