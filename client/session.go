@@ -11,7 +11,6 @@ import (
 	"tributary/layout"
 	"tributary/ledger"
 	"tributary/optim"
-	"tributary/shard"
 )
 
 // Plan is what a worker must know of a job to take part in it.
@@ -506,5 +505,3 @@ func (s *Session) expects(k int) bool {
 	}
 	return false
 }
-
-const latest = shard.Latest

@@ -134,7 +134,6 @@ type Shard struct {
 	now     time.Duration // of the message being handled
 	newsAt  time.Duration // when decisions were last asked for
 	dirty   bool          // something to report
-	askedAt time.Duration
 	staged  []stagedMark
 	outs    []Out
 }

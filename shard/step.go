@@ -29,7 +29,6 @@ type scratch struct {
 	in     [][]float32
 	g      [optim.NumRoles][]float32
 	slots  [][]float32
-	sums   [][]float64
 }
 
 type tensorState = optim.TensorState
