@@ -24,6 +24,7 @@ const (
 	wantedChunks = 32 // small models are cut into about this many chunks, so that they still spread
 	maxTensors   = 1 << 16
 	maxParams    = 1 << 40
+	maxChunks    = maxParams / MaxChunkLen
 )
 
 // InitKind says how the parameters of a tensor start.
@@ -139,6 +140,9 @@ func New(tensors []Tensor, chunkLen int) (*Layout, error) {
 		chunkLen = defaultChunkLen(l.P)
 	}
 	l.ChunkLen = chunkLen
+	if l.Chunks() > maxChunks {
+		return nil, fmt.Errorf("%w: %d parameters in chunks of %d are %d chunks, want at most %d", ErrLayout, l.P, chunkLen, l.Chunks(), maxChunks)
+	}
 	l.first = make([]int, l.Chunks())
 	ti := 0
 	for c := range l.first {
