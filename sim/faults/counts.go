@@ -22,6 +22,7 @@ type Counts struct {
 	Timelines      uint64 `json:"timelines"`
 	Cuts           uint64 `json:"cuts"`
 	Stops          uint64 `json:"stops"`
+	Resumed        uint64 `json:"resumed"`
 	StatesHanded   uint64 `json:"states_handed"` // ranks that went on elsewhere with their state
 	Audited        uint64 `json:"audited"`       // closes, acknowledgements and parameters checked
 	AckedApplied   uint64 `json:"acked_applied"`
@@ -50,6 +51,7 @@ func (c *Counts) add(o *Counts) {
 	c.Timelines += o.Timelines
 	c.Cuts += o.Cuts
 	c.Stops += o.Stops
+	c.Resumed += o.Resumed
 	c.StatesHanded += o.StatesHanded
 	c.Audited += o.Audited
 	c.AckedApplied += o.AckedApplied

@@ -57,13 +57,13 @@ func TestPlans(t *testing.T) {
 		have[p.Rule] = true
 		have[string(p.OnLoss)] = true
 		for what, on := range map[string]bool{"late workers": p.Late > 0, "pinned": p.Pinned, "not pinned": p.Staleness > 0 && !p.Pinned,
-			"rank states": p.RankState, "no recomputing": !p.Recompute, "nulls": p.Nulls > 0, "a stop": p.Stop > 0, "broadcast": p.Broadcast,
+			"rank states": p.RankState, "no recomputing": !p.Recompute, "nulls": p.Nulls > 0, "a stop": p.Stop > 0, "a resumption": p.Resume, "broadcast": p.Broadcast,
 			"atomic with staleness": p.Staleness > 0 && p.Mode.String() != "streaming", "not exact": !p.Exact()} {
 			have[what] = have[what] || on
 		}
 	}
 	for _, want := range []string{"streaming", "atomic, by reduction", "atomic, by decision", "asynchronous", "sgd", "adamw", "lamb", twoRoles, allSums,
-		"reassign", "wait", "shrink", "late workers", "pinned", "not pinned", "rank states", "no recomputing", "nulls", "a stop", "broadcast",
+		"reassign", "wait", "shrink", "late workers", "pinned", "not pinned", "rank states", "no recomputing", "nulls", "a stop", "a resumption", "broadcast",
 		"atomic with staleness", "not exact"} {
 		if !have[want] {
 			t.Errorf("no plan has %s", want)

@@ -2,6 +2,8 @@ package faults
 
 import (
 	"time"
+
+	"tributary/job"
 )
 
 // begin starts all nodes and everything that will go wrong with them.
@@ -182,22 +184,43 @@ func (n *workerNode) replace() {
 	}
 }
 
-// stop asks the coordinator to stop the job, and asks again, as people do, when
-// it was not there or its job went back to an earlier cut.
+// stop asks the coordinator to stop the job and, if the plan says so, to resume
+// it once it has stopped. It asks again, as people do, when nobody was there or
+// the job went back to an earlier cut.
 func (w *world) stop() {
 	led := &w.auth.led
-	if led.Finished || led.Halted || led.Stopped && led.Newest().Step == led.StopAt {
+	switch {
+	case led.Finished || led.Halted:
 		return
-	}
-	for _, s := range w.servers[w.coordNode].procs {
-		if s.coord != nil && !led.Stopped {
-			s.run(func() {
-				if s.coord != nil {
-					outs, _ := s.coord.RequestStop("asked to", s.clock())
-					s.doCoord(outs)
-				}
-			})
+	case led.Stopped && led.Newest().Step == led.StopAt:
+		w.stopped = true
+		if !w.plan.Resume {
+			return
 		}
+		w.ask(func(c *job.Coord, now time.Duration) []job.Out {
+			outs, _ := c.RequestResume(now)
+			return outs
+		})
+	case w.stopped && !led.Stopped:
+		w.resumed = true
+		w.counts.Resumed++
+		return
+	case !led.Stopped:
+		w.ask(func(c *job.Coord, now time.Duration) []job.Out {
+			outs, _ := c.RequestStop("asked to", now)
+			return outs
+		})
 	}
 	w.after(3*time.Second, w.stop)
+}
+
+// ask puts a request to the coordinator, if there is one.
+func (w *world) ask(request func(*job.Coord, time.Duration) []job.Out) {
+	for _, s := range w.servers[w.coordNode].procs {
+		s.run(func() {
+			if s.coord != nil {
+				s.doCoord(request(s.coord, s.clock()))
+			}
+		})
+	}
 }

@@ -41,6 +41,7 @@ type Plan struct {
 	Window    int
 	OnLoss    job.OnLoss
 	Stop      time.Duration // somebody asks the job to stop; 0: nobody
+	Resume    bool          // and, once it has stopped, to go on
 	Faults    Faults
 }
 
@@ -190,8 +191,8 @@ func (p *Plan) drawFaults(d *dice) {
 	if d.chance(0.15) {
 		f.Rot = 0.3
 	}
-	if d.chance(0.1) {
-		p.Stop = d.seconds(1, 8)
+	if d.chance(0.15) {
+		p.Stop, p.Resume = d.seconds(1, 8), d.chance(0.5)
 	}
 }
 
@@ -199,6 +200,7 @@ func (p *Plan) drawFaults(d *dice) {
 // one worker, with a cut at every step: what all other runs must equal.
 func (p Plan) Calm() Plan {
 	p.Servers, p.Shards, p.Workers, p.Late, p.CutEvery, p.Keep, p.Stop = 1, 1, 1, 0, 1, 1<<30, 0
+	p.Resume = false
 	p.Broadcast = false
 	p.Faults = Faults{MinDelay: time.Millisecond, MaxDelay: time.Millisecond}
 	return p
@@ -221,6 +223,7 @@ func (p Plan) String() string {
 	add(p.Nulls > 0, "nulls")
 	add(p.Broadcast, "broadcast")
 	add(p.Stop > 0, "stop after %v", p.Stop)
+	add(p.Resume, "resume")
 	f := &p.Faults
 	add(true, "loss %.2f, repeat %.2f, slow %.2f, stale %.2f", f.Loss, f.Repeat, f.Slow, f.Stale)
 	for _, x := range []struct {

@@ -108,6 +108,8 @@ type world struct {
 	coordNode int
 	auth      authority
 	audit     audit
+	stopped   bool // somebody asked for it, and the job did
+	resumed   bool // and went on
 	fault     string
 	counts    Counts
 }
@@ -200,11 +202,13 @@ const patience = 4 * time.Minute
 func (w *world) finished() bool {
 	led := &w.auth.led
 	switch {
+	case led.Halted && led.Finished && len(w.audit.rotten) > 0:
+		// It says that its last cut was damaged after it had finished.
 	case led.Halted:
 		w.fail("the job halted: %s", led.Reason)
 		return true
 	case led.Finished:
-	case led.Stopped && led.Newest().Step == led.StopAt:
+	case led.Stopped && led.Newest().Step == led.StopAt && (w.resumed || !w.plan.Resume):
 	default:
 		return false
 	}
