@@ -80,8 +80,8 @@ func (p *proc) cutOff(d time.Duration) {
 }
 
 // send puts a message on the network: encoded to bytes, as it would really
-// travel, then lost, delayed or repeated as the seed says. to are all processes
-// that listen, asked for when the message arrives.
+// travel, then lost, delayed or repeated as the seed says. deliver hands it to
+// those who listen when it arrives; to is what a trace calls them.
 func (p *proc) send(to string, h *wire.Header, tail []byte, deliver func(*wire.Message)) {
 	w := p.w
 	w.counts.Messages++

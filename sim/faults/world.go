@@ -195,7 +195,7 @@ func (w *world) run() {
 
 // patience is how long after the last fault the job must have ended. The
 // longest plan needs less than half of it.
-const patience = 4 * time.Minute
+const patience = 2 * time.Minute
 
 // finished says whether the job has ended and all workers that live know it:
 // every wait has ended.
