@@ -69,13 +69,13 @@ func (s *Shard) closeDecided(d *ledger.Decision, now time.Duration) {
 	if s.phase != running || s.cfg.Mode != ByDecision || d.Timeline != s.led.Timeline {
 		return
 	}
-	t := d.Step
+	t, ranks := d.Step, d.Ranks[:min(len(d.Ranks), s.cfg.Ranks)] // a peer may send anything
 	for i := range s.chunks {
 		c := &s.chunks[i]
 		if c.version != t {
 			return
 		}
-		for rank := range d.Ranks {
+		for rank := range ranks {
 			for ro := range s.roles {
 				if e := s.entry(c, t, rank, ro); e.msg != nil && (d.Ranks[rank] != e.member || d.Ranks[rank].Worker == "") {
 					e.drop()
@@ -89,8 +89,8 @@ func (s *Shard) closeDecided(d *ledger.Decision, now time.Duration) {
 			return
 		}
 	}
-	for rank := range d.Ranks {
-		if d.Ranks[rank].Worker == "" {
+	for rank := range ranks {
+		if ranks[rank].Worker == "" {
 			s.miss(rank, t)
 		}
 	}

@@ -1,0 +1,109 @@
+package shard
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"tributary/comm/wire"
+	"tributary/ledger"
+	"tributary/optim"
+)
+
+// Whatever arrives, in whatever order, nothing panics, all memory comes back,
+// and what is handed out is finite.
+func TestRubbish(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := sgdJob(t, 2, 3)
+		cfg.CutEvery, cfg.RankState, cfg.NullBad = 1, rapid.Bool().Draw(t, "states"), rapid.Bool().Draw(t, "null")
+		cfg.Broadcast = rapid.Bool().Draw(t, "broadcast")
+		switch cfg.Mode = rapid.SampledFrom([]Mode{Streaming, ByReduction, ByDecision, Async}).Draw(t, "mode"); cfg.Mode {
+		case Async:
+			cfg.Staleness = -1
+		case ByReduction:
+			cfg.Rule = sumsRule{}
+		default:
+			cfg.Staleness = rapid.IntRange(0, 1).Draw(t, "staleness")
+		}
+		s := newStory(t, cfg, 2)
+		s.auto = false
+		for range rapid.IntRange(1, 30).Draw(t, "messages") {
+			k := rapid.IntRange(0, 1).Draw(t, "to")
+			h, tail := rubbish(t, s, k)
+			s.send(k, h, tail)
+			if rapid.Bool().Draw(t, "settle") {
+				s.settle()
+			}
+			if rapid.IntRange(0, 4).Draw(t, "tick") == 0 {
+				s.tick(time.Duration(rapid.IntRange(0, 1000).Draw(t, "time")) * time.Millisecond)
+			}
+			s.params = map[place]string{} // timelines begin again
+		}
+		// Everything is thrown away by a timeline without these owners.
+		for _, sh := range s.shards {
+			sh.Decide(&ledger.Decision{N: sh.led.N + 1, Kind: ledger.Begin, Timeline: sh.led.Timeline + 1}, s.now)
+		}
+		s.balanced()
+	})
+}
+
+// rubbish is a message that is right in most fields and wild in some.
+func rubbish(t *rapid.T, s *story, k int) (wire.Header, []byte) {
+	sh := s.shards[k]
+	near := func(name string, right uint64) uint64 {
+		if rapid.IntRange(0, 7).Draw(t, name+" wild") > 0 {
+			return right
+		}
+		return rapid.SampledFrom([]uint64{0, right - 1, right + 1, right + 2, 1 << 31, math.MaxUint32, math.MaxUint64}).Draw(t, name)
+	}
+	rank := rapid.IntRange(0, 1).Draw(t, "rank")
+	ci := rapid.IntRange(sh.cfg.Chunks.Lo, sh.cfg.Chunks.Hi-1).Draw(t, "chunk")
+	step := sh.chunks[ci-sh.cfg.Chunks.Lo].version
+	if s.cfg.Mode == Async {
+		step = sh.applied[rank]
+	}
+	m, _ := sh.led.Member(rank)
+	n := s.cfg.Layout.Chunk(ci).Len()
+	h := wire.Header{Kind: wire.Kind(rapid.IntRange(1, int(wire.NumKinds)).Draw(t, "kind")), Job: testJob, Worker: m.Worker, Incarnation: near("inc", m.Incarnation),
+		Timeline: near("timeline", sh.led.Timeline), View: near("view", sh.led.View), Shard: uint32(near("shard", uint64(k))), Epoch: near("epoch", sh.cfg.Epoch),
+		Rank: uint32(near("rank", uint64(rank))), Step: near("step", step), Phase: uint8(near("phase", 0)), Pass: uint8(near("pass", uint64(sh.red.stage))),
+		Pulled: near("pulled", step), Role: optim.Role(near("role", uint64(sh.roles[0]))), Chunk: uint32(near("chunk", uint64(ci))), Chunks: 10,
+		Encoding: wire.Encoding(near("encoding", 0)), Count: uint32(near("count", uint64(n))), Examples: 1, Hi: near("hi", 0), Seq: near("seq", sh.led.N+1)}
+	tail := wire.Bytes32(rapid.SliceOfN(rapid.SampledFrom([]float32{0, 1, -2, math.MaxFloat32, float32(math.NaN()), float32(math.Inf(1))}), n, n).Draw(t, "tail"))
+	switch h.Kind {
+	case wire.News:
+		tail = rubbishDecision(t, s, sh).Encode()
+		h.Seq = sh.led.N + 1
+	case wire.Partial:
+		h.Shard, h.Epoch = uint32(near("from", uint64(1-k))), near("its epoch", uint64(testEpoch+1-k))
+		if pass, _, ok := sh.stagePass(int(h.Pass)); ok && len(pass.Reduce) >= 0 {
+			h.Count = uint32(near("count", uint64(sh.listLen(1-k, int(h.Pass)))))
+			tail = wire.Bytes64(make([]float64, min(h.Count, 1<<12)))
+		}
+	}
+	if rapid.IntRange(0, 7).Draw(t, "cut") == 0 {
+		tail = tail[:rapid.IntRange(0, len(tail)).Draw(t, "length")]
+	}
+	tail = slices.Clone(tail)
+	h.CRC = uint32(near("crc", uint64(wire.Checksum(tail))))
+	return h, tail
+}
+
+func rubbishDecision(t *rapid.T, s *story, sh *Shard) *ledger.Decision {
+	d := &ledger.Decision{N: sh.led.N + 1, Timeline: sh.led.Timeline, Step: uint64(rapid.IntRange(0, 5).Draw(t, "step")), View: sh.led.View + 1,
+		Kind: rapid.SampledFrom([]ledger.Kind{ledger.Begin, ledger.View, ledger.Close, ledger.Cut, ledger.Stop, ledger.Finish, ledger.Halt, "other"}).Draw(t, "decision")}
+	if d.Kind == ledger.Begin {
+		d.Timeline, d.Epochs = sh.led.Timeline+1, s.epochs()
+		if rapid.Bool().Draw(t, "from a cut") {
+			d.CutTimeline = sh.led.Timeline
+		}
+	}
+	for range rapid.IntRange(0, 4).Draw(t, "ranks") {
+		d.Ranks = append(d.Ranks, ledger.Member{Worker: rapid.SampledFrom([]string{"", "w0", "w1"}).Draw(t, "worker"), Incarnation: 1})
+		d.Out = append(d.Out, rapid.Bool().Draw(t, "out"))
+	}
+	return d
+}
