@@ -30,7 +30,7 @@ func TestRubbish(t *testing.T) {
 		}
 		s := newStory(t, cfg, 2)
 		s.auto = false
-		for range rapid.IntRange(1, 30).Draw(t, "messages") {
+		for range rapid.IntRange(20, 150).Draw(t, "messages") {
 			k := rapid.IntRange(0, 1).Draw(t, "to")
 			h, tail := rubbish(t, s, k)
 			s.send(k, h, tail)
@@ -54,7 +54,7 @@ func TestRubbish(t *testing.T) {
 func rubbish(t *rapid.T, s *story, k int) (wire.Header, []byte) {
 	sh := s.shards[k]
 	near := func(name string, right uint64) uint64 {
-		if rapid.IntRange(0, 7).Draw(t, name+" wild") > 0 {
+		if rapid.IntRange(0, 60).Draw(t, name+" wild") > 0 {
 			return right
 		}
 		return rapid.SampledFrom([]uint64{0, right - 1, right + 1, right + 2, 1 << 31, math.MaxUint32, math.MaxUint64}).Draw(t, name)
@@ -67,12 +67,20 @@ func rubbish(t *rapid.T, s *story, k int) (wire.Header, []byte) {
 	}
 	m, _ := sh.led.Member(rank)
 	n := s.cfg.Layout.Chunk(ci).Len()
-	h := wire.Header{Kind: wire.Kind(rapid.IntRange(1, int(wire.NumKinds)).Draw(t, "kind")), Job: testJob, Worker: m.Worker, Incarnation: near("inc", m.Incarnation),
+	kind := wire.Push
+	if rapid.IntRange(0, 2).Draw(t, "other kind") == 0 {
+		kind = wire.Kind(rapid.IntRange(1, int(wire.NumKinds)).Draw(t, "kind"))
+	}
+	h := wire.Header{Kind: kind, Job: testJob, Worker: m.Worker, Incarnation: near("inc", m.Incarnation),
 		Timeline: near("timeline", sh.led.Timeline), View: near("view", sh.led.View), Shard: uint32(near("shard", uint64(k))), Epoch: near("epoch", sh.cfg.Epoch),
 		Rank: uint32(near("rank", uint64(rank))), Step: near("step", step), Phase: uint8(near("phase", 0)), Pass: uint8(near("pass", uint64(sh.red.stage))),
 		Pulled: near("pulled", step), Role: optim.Role(near("role", uint64(sh.roles[0]))), Chunk: uint32(near("chunk", uint64(ci))), Chunks: 10,
 		Encoding: wire.Encoding(near("encoding", 0)), Count: uint32(near("count", uint64(n))), Examples: 1, Hi: near("hi", 0), Seq: near("seq", sh.led.N+1)}
-	tail := wire.Bytes32(rapid.SliceOfN(rapid.SampledFrom([]float32{0, 1, -2, math.MaxFloat32, float32(math.NaN()), float32(math.Inf(1))}), n, n).Draw(t, "tail"))
+	wild := float32(1)
+	if rapid.IntRange(0, 20).Draw(t, "not finite") == 0 {
+		wild = rapid.SampledFrom([]float32{float32(math.NaN()), float32(math.Inf(1))}).Draw(t, "wild")
+	}
+	tail := wire.Bytes32(rapid.SliceOfN(rapid.SampledFrom([]float32{0, 1, -2, 3, 4, 5, 6, 7, math.MaxFloat32, wild}), n, n).Draw(t, "tail"))
 	switch h.Kind {
 	case wire.News:
 		tail = rubbishDecision(t, s, sh).Encode()
@@ -84,7 +92,7 @@ func rubbish(t *rapid.T, s *story, k int) (wire.Header, []byte) {
 			tail = wire.Bytes64(make([]float64, min(h.Count, 1<<12)))
 		}
 	}
-	if rapid.IntRange(0, 7).Draw(t, "cut") == 0 {
+	if rapid.IntRange(0, 60).Draw(t, "cut") == 0 {
 		tail = tail[:rapid.IntRange(0, len(tail)).Draw(t, "length")]
 	}
 	tail = slices.Clone(tail)
