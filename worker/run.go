@@ -33,6 +33,7 @@ const defaultPatience = 10 * time.Minute
 type Result struct {
 	Pushed uint64 // contributions handed over
 	Ended  string // why it stopped: "finished", "stopped", "cancelled"
+	Wire   client.SessionStats
 }
 
 // Run joins the job and computes the ranks it is given until the job finishes
@@ -64,6 +65,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if t != nil {
 		res = t.res
 	}
+	res.Wire = w.Stats()
 	return ended(ctx, res, errors.Join(err, w.Close()))
 }
 

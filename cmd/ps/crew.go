@@ -87,7 +87,7 @@ func (c *crew) worker(u *up, h host, name string) {
 		}
 		log := c.log.With("worker", name)
 		res, err := worker.Run(ctx, worker.Options{Data: link.Data, Control: link.Control, Job: u.spec.Name, Name: name, Replace: true, Logger: log})
-		log.Info("worker ended", "how", res.Ended, "pushed", res.Pushed)
+		log.Info("worker ended", "how", res.Ended, "pushed", res.Pushed, "wire", res.Wire)
 		return errors.Join(err, link.Close())
 	})
 }
