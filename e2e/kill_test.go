@@ -83,7 +83,7 @@ type killPlan struct {
 // incomplete between two of their chunks.
 func (p *killPlan) run(t *testing.T, seed uint64) int {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	spec := smallJob(t, "name=kill", "steps=1000000", "optimizer.schedule={kind: constant}", "window=1", "chunk=32", "shards=2", "workers=3", "batch=4")
+	spec := smallJob(t, "name=kill", "steps=1000000", "optimizer.schedule={kind: constant}", "window=1", "chunk=48", "shards=2", "workers=3", "batch=4")
 	r := newRig(t, spec)
 	s := newSpy(t, r.url, spec.Name)
 	r.workers()
@@ -135,7 +135,7 @@ func (k *killer) goesOn() job.Status {
 func (k *killer) kill(m moment, then string) {
 	k.t.Helper()
 	at := k.goesOn()
-	after, rank := at.Step+2+k.rng.Uint64N(8), uint32(k.rng.IntN(k.spec.Ranks))
+	after, rank := at.Step+2+k.rng.Uint64N(5), uint32(k.rng.IntN(k.spec.Ranks))
 	rg := k.ranges[k.rng.IntN(len(k.ranges))]
 	chunk := uint32(rg.Lo + k.rng.IntN(rg.Len()/2)) // with a window of one chunk, the others follow one by one
 	if m == lastPush {

@@ -46,7 +46,15 @@ func TestMain(m *testing.M) {
 
 // build makes the commands, once per test run: with the race detector if the
 // test has it and there is a C compiler, which the detector needs.
-var build = sync.OnceValue(func() error {
+var build = sync.OnceValue(func() error { return buildInto(binDir, raceBuilt && haveC()) })
+
+// buildPlain makes them again in the folder plain as people use them, for tests
+// of what the detector makes ten times slower.
+var buildPlain = sync.OnceValue(func() error { return buildInto(filepath.Join(binDir, plain), false) })
+
+const plain = "plain"
+
+func buildInto(dir string, race bool) error {
 	root, err := filepath.Abs("..")
 	if err != nil {
 		return err
@@ -54,8 +62,8 @@ var build = sync.OnceValue(func() error {
 	if err := dependOn(root); err != nil {
 		return err
 	}
-	args := []string{"build", "-o", binDir + string(filepath.Separator)}
-	if raceBuilt && haveC() {
+	args := []string{"build", "-o", dir + string(filepath.Separator)}
+	if race {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, "./cmd/ps", "./cmd/worker")...)
@@ -64,7 +72,7 @@ var build = sync.OnceValue(func() error {
 		return fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)
 	}
 	return nil
-})
+}
 
 func haveC() bool {
 	out, err := exec.Command("go", "env", "CC").Output()

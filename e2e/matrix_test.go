@@ -43,3 +43,17 @@ func TestSameBits(t *testing.T) {
 		})
 	}
 }
+
+// TestSameBitsBroker: the same nodes and workers over a broker, with the
+// authority in its store, give the bits that they give inside the process.
+func TestSameBitsBroker(t *testing.T) {
+	l := newBrokerLab(t, 3)
+	for i, rule := range optim.Names() {
+		t.Run(rule, func(t *testing.T) {
+			t.Parallel()
+			spec := smallJob(t, "name="+rule, "steps=20", "servers=3", "shards=7", "workers=2", "optimizer={rule: "+rule+", hyper: {lr: 0.01}}")
+			want := reference(t, spec)
+			same(t, l.run(t, spec, uint64(i+1)), want)
+		})
+	}
+}

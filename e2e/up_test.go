@@ -25,10 +25,13 @@ func TestUp(t *testing.T) {
 	if os.Getenv("TRIBUTARY_LONG") == "1" {
 		seeds = 5
 	}
+	if err := buildPlain(); err != nil {
+		t.Fatal(err)
+	}
 	var accuracies []float64
 	for seed := 1; seed <= seeds; seed++ {
 		dir := filepath.Join(t.TempDir(), "run")
-		p := start(t, "up", "ps", "up", "--dir", dir, "--set", fmt.Sprintf("seed=%d", seed))
+		p := start(t, "up", filepath.Join(plain, "ps"), "up", "--dir", dir, "--set", fmt.Sprintf("seed=%d", seed))
 		out := p.succeeds()
 		for _, file := range []string{"model.safetensors", "metrics.jsonl", "curves.png"} {
 			if !strings.Contains(out, filepath.Join(dir, file)) {
@@ -140,20 +143,10 @@ func eachLine(t *testing.T, name string, f func(map[string]any)) {
 	}
 }
 
-// upJob is a job for `ps up` that takes long enough to be interrupted.
+// upJob is a job for `ps up` that goes on until it is stopped.
 func upJob(t *testing.T, sets ...string) *job.Spec {
 	t.Helper()
-	return smallJob(t, append([]string{"name=up", "steps=400", "workers=2", "window=1", "chunk=32", "checkpoint.every=50"}, sets...)...)
-}
-
-// upFinal reads what a run in a folder ended with.
-func upFinal(t *testing.T, dir string) *final {
-	t.Helper()
-	params, _, err := readSafetensors(filepath.Join(dir, "model.safetensors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &final{params: params}
+	return smallJob(t, append([]string{"name=up", "steps=1000000", "optimizer.schedule={kind: constant}", "workers=2", "window=1", "batch=8"}, sets...)...)
 }
 
 // running waits until the run in a folder has made some steps.
@@ -166,71 +159,97 @@ func running(t *testing.T, p *proc, dir string, steps int) {
 	})
 }
 
-// TestUpResume: a signal stops the run with a checkpoint, and says how to go
-// on; then a run that is killed goes on, too. The model is that of a run that
-// nobody interrupted.
-func TestUpResume(t *testing.T) {
-	t.Parallel()
-	spec := upJob(t)
-	dir := filepath.Join(t.TempDir(), "run")
-	p := start(t, "up", "ps", "up", write(t, spec), "--dir", dir)
-	running(t, p, dir, 20)
+var stoppedAt = regexp.MustCompile(`stopped after ([0-9]+) of 1000000 updates`)
+
+// stop sends SIGINT to a run, which must end well and say how to go on, and
+// returns the step at which it stands.
+func stop(t *testing.T, p *proc, dir string) int {
+	t.Helper()
 	p.signal(syscall.SIGINT)
-	if code, _ := p.exits(patience); code != 0 {
-		t.Fatalf("exit code %d after a signal, want 0:\n%s", code, p.output())
-	}
-	p.says("stopping at the next step; a second Ctrl-C aborts", patience)
-	p.says("go on with     ps up --resume "+dir, patience)
-	none(t, patience)
-	m := regexp.MustCompile(`stopped after ([0-9]+) of 400 updates`).FindStringSubmatch(p.output())
+	out := p.succeeds()
+	p.says("stopping at the next step; a second Ctrl-C aborts", 0)
+	p.says("go on with     ps up --resume "+dir, 0)
+	m := stoppedAt.FindStringSubmatch(out)
 	if m == nil {
-		t.Fatalf("it does not say where it stopped:\n%s", p.output())
+		t.Fatalf("it does not say where it stopped:\n%s", out)
 	}
-	at, err := strconv.Atoi(m[1])
+	step, err := strconv.Atoi(m[1])
 	if err != nil {
 		t.Fatal(err)
 	}
-
-	p = start(t, "up-killed", "ps", "up", "--resume", dir)
-	running(t, p, dir, at+10)
-	p.kill()
-	p.exits(patience)
 	none(t, patience)
-
-	p = start(t, "up-resumed", "ps", "up", "--resume", dir)
-	p.succeeds()
-	p.says("finished after 400 of 400 updates", patience)
-	none(t, patience)
-	want := reference(t, spec)
-	same(t, upFinal(t, dir), &final{params: want.params})
+	return step
 }
 
-// TestUpProcesses: the same with every node and worker as a process of its
-// own; nothing is left, however the command ends.
-func TestUpProcesses(t *testing.T) {
-	t.Parallel()
-	spec := upJob(t, "name=up-processes")
+// interrupted stops a run, goes on with it, kills it, goes on again and stops
+// it: the model is that of a run of as many steps that nobody interrupted.
+func interrupted(t *testing.T, spec *job.Spec, args ...string) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
-	p := start(t, "up", "ps", "up", write(t, spec), "--dir", dir, "--processes")
-	running(t, p, dir, 20)
-	if n, want := len(processes(t.Name())), 1+spec.Servers+spec.Workers; n != want {
-		t.Errorf("%d processes run, want %d", n, want)
-	}
-	p.kill() // SIGKILL to the command; its children are in groups of their own
+	p := start(t, "up", "ps", append([]string{"up", write(t, spec), "--dir", dir}, args...)...)
+	running(t, p, dir, 15)
+	step := stop(t, p, dir)
+
+	p = start(t, "up-killed", "ps", append([]string{"up", "--resume", dir}, args...)...)
+	running(t, p, dir, step+15)
+	p.kill() // children are in groups of their own: this is the command alone
 	p.exits(patience)
 	none(t, patience)
 
-	p = start(t, "up-resumed", "ps", "up", "--resume", dir, "--processes")
+	p = start(t, "up-resumed", "ps", append([]string{"up", "--resume", dir}, args...)...)
+	p.says("step ", patience)
+	short := *spec
+	short.Steps = uint64(stop(t, p, dir))
+	if short.Steps <= uint64(step) {
+		t.Errorf("it stopped at step %d, then at %d", step, short.Steps)
+	}
+	sameModel(t, dir, &short)
+}
+
+// sameModel compares the model of a run in a folder with an undisturbed run.
+func sameModel(t *testing.T, dir string, spec *job.Spec) {
+	t.Helper()
+	params, _, err := readSafetensors(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, &final{params: params}, &final{params: reference(t, spec).params})
+}
+
+// TestUpResume: a run that is stopped by a signal, or killed, goes on where it
+// was.
+func TestUpResume(t *testing.T) {
+	t.Parallel()
+	interrupted(t, upJob(t))
+}
+
+// TestUpProcesses: the same with every node and worker as a process of its own,
+// of which none is left, however the command ends.
+func TestUpProcesses(t *testing.T) {
+	t.Parallel()
+	interrupted(t, upJob(t, "name=up-processes"), "--processes")
+
+	spec := upJob(t, "name=up-short", "steps=20")
+	dir := filepath.Join(t.TempDir(), "run")
+	p := start(t, "up-short", "ps", "up", write(t, spec), "--dir", dir, "--processes")
+	most := 0
+	await(t, patience, say("the run does not end"), func() bool {
+		most = max(most, len(processes(t.Name())))
+		return !p.alive()
+	})
 	p.succeeds()
 	none(t, patience)
-	same(t, upFinal(t, dir), &final{params: reference(t, spec).params})
+	if want := 1 + spec.Servers + spec.Workers; most != want {
+		t.Errorf("%d processes ran, want %d", most, want)
+	}
+	sameModel(t, dir, spec)
 }
 
 // TestUpCutsLost: when the checkpoints of a finished run are gone, it is not
 // taken for finished with the initial parameters.
 func TestUpCutsLost(t *testing.T) {
 	t.Parallel()
-	spec := upJob(t, "name=up-lost", "steps=20", "checkpoint.every=10")
+	spec := upJob(t, "name=up-lost", "steps=20")
 	dir := filepath.Join(t.TempDir(), "run")
 	start(t, "up", "ps", "up", write(t, spec), "--dir", dir).succeeds()
 	cuts, err := filepath.Glob(filepath.Join(dir, "ps-*", spec.Name, "cut-*"))
@@ -248,7 +267,7 @@ func TestUpCutsLost(t *testing.T) {
 	}
 	p.says("the job halted: the last checkpoint, at step 20, cannot be read", 0)
 	none(t, patience)
-	same(t, upFinal(t, dir), &final{params: reference(t, spec).params}) // the model is as it was
+	sameModel(t, dir, spec) // it is as it was
 }
 
 // TestUpAbort: a second signal ends the command at once, even while it waits

@@ -23,8 +23,8 @@ func nobody(t *testing.T) string {
 }
 
 // givesUp checks that a command soon says what it waits for, and gives up when
-// its time is over. Tests that call it are not parallel to others: what is
-// measured is the command, not how busy the machine is.
+// its time is over. Tests that call it are not parallel to those that keep the
+// machine busy, which is not what is measured.
 func givesUp(t *testing.T, p *proc, text string, after time.Duration) {
 	t.Helper()
 	if took := p.says(text, patience); took > soon {
@@ -54,6 +54,7 @@ func TestNoBroker(t *testing.T) {
 		{"worker", "worker", []string{"run", "--job", "digits", "--name", "w1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			p := start(t, c.name, c.bin, append(c.args, "--nats", url, "--wait", wait.String())...)
 			givesUp(t, p, "waiting for a broker at "+url, wait)
 			p.says("giving up after 2.5s", patience)
@@ -69,10 +70,12 @@ func TestNoServer(t *testing.T) {
 	r.startBroker()
 	const wait = 2500 * time.Millisecond
 	t.Run("submit", func(t *testing.T) {
+		t.Parallel()
 		p := start(t, "submit", "ps", "submit", "--nats", r.url, "--for-servers", wait.String())
 		givesUp(t, p, "waiting: submit \"digits\": too few parameter servers: it wants 3, 0 are alive", wait)
 	})
 	t.Run("worker", func(t *testing.T) {
+		t.Parallel()
 		p := start(t, "worker", "worker", "run", "--job", "nosuch", "--name", "w1", "--nats", r.url, "--wait", wait.String())
 		givesUp(t, p, `waiting for the coordinator of job "nosuch": nobody answers; was the job submitted?`, wait)
 		p.says("gave up after 2.5s", patience)
