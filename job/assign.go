@@ -42,16 +42,22 @@ func Assign(prev []ledger.Member, alive []ledger.Member, policy OnLoss) (ranks [
 	}
 	first := len(prev) > 0 && len(orphans) == len(prev)
 	if policy == Shrink && !first {
-		// Only workers that serve nothing take orphans, so that a loss shrinks
-		// the set instead of doubling somebody's work.
+		// Only workers that serve nothing take orphans, as many as others serve,
+		// so that a loss shrinks the set instead of doubling somebody's work.
+		share := 1
+		var idle []int
+		for i, n := range load {
+			if share = max(share, n); n == 0 {
+				idle = append(idle, i)
+			}
+		}
 		rest := orphans[:0]
-		for _, r := range orphans {
-			if i := slices.Index(load, 0); i >= 0 {
-				ranks[r] = alive[i]
-				load[i]++
+		for n, r := range orphans {
+			if n >= share*len(idle) {
+				rest = append(rest, r)
 				continue
 			}
-			rest = append(rest, r)
+			ranks[r] = alive[idle[n%len(idle)]]
 		}
 		out = make([]bool, len(ranks))
 		for _, r := range rest {
