@@ -75,8 +75,9 @@ func (s *Session) askWhere() {
 }
 
 // pushChunks sends chunks in ascending order, rank by rank for each chunk, as
-// far as the windows allow. Windows are per rank and shard: a chunk is applied
-// only when all ranks have it, so one rank's window must never block another's.
+// far as the windows allow. Windows are per rank, step and shard: a chunk is
+// applied only when all ranks have it, and in the order of steps, so the window
+// of one rank or step must never block another's.
 func (s *Session) pushChunks() {
 	for k := range s.ranges {
 		for again := true; again; {

@@ -22,7 +22,7 @@ type Plan struct {
 	Pinned    bool
 	Broadcast bool
 	Steps     uint64
-	Window    int  // chunks in flight per rank and shard
+	Window    int  // chunks in flight per rank, step and shard
 	Streaming bool // chunks are applied as they come; credit returns only then
 	RankState bool // every contribution carries its rank's opaque state
 	Roles     []optim.Role
@@ -67,7 +67,7 @@ type Session struct {
 	lastPush               uint64                   // asynchronous: parameters asked for before this are stale
 	loaded                 map[stateKey]loadedState // asked for, some of them come
 	bad                    *wire.Header             // news of a contribution that is not finite; told again on leaving
-	credit                 []int                    // per shard: chunks of a rank that may be in flight
+	credit                 []int                    // per shard: chunks of a rank and step that may be in flight
 	stats                  SessionStats
 	outs                   []Out
 	now                    time.Duration

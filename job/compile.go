@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"tributary/aggregate"
@@ -27,7 +28,7 @@ type Pipeline struct {
 	// Broadcast: new parameters go to all workers unasked. Large models are
 	// pulled instead, chunk by chunk with credit (C14).
 	Broadcast bool
-	Window    int   // chunks of one rank in flight to one shard
+	Window    int   // chunks of one rank and step in flight to one shard
 	Staged    int64 // bytes of contributions one server may have to hold
 }
 
@@ -97,6 +98,10 @@ func (s *Spec) unpinned() bool { return s.Staleness > 0 && !s.Pinned }
 // perServer is the largest number of shards that one server gets.
 func (p *Pipeline) perServer() int { return (p.Shards + p.Spec.Servers - 1) / p.Spec.Servers }
 
+// depth is how many steps of a rank may be under way. Each has a window of its
+// own: if they shared one, a step could wait for credit that only it returns.
+func (p *Pipeline) depth() int64 { return int64(max(p.Spec.Staleness, 0) + 1) }
+
 // chunkBytes is the size of a full chunk in all roles that are pushed.
 func (p *Pipeline) chunkBytes() int64 {
 	return int64(p.Layout.ChunkLen) * bytesF32 * int64(len(p.Rule.Spec().Phases[0].Needs))
@@ -108,7 +113,7 @@ func (p *Pipeline) window() int {
 	if p.Spec.Window > 0 {
 		return p.Spec.Window
 	}
-	n := inFlight / (p.chunkBytes() * int64(p.Ranks) * int64(p.perServer()))
+	n := inFlight / (p.chunkBytes() * int64(p.Ranks) * p.depth() * int64(p.perServer()))
 	return int(max(1, min(n, maxCredits)))
 }
 
@@ -124,8 +129,14 @@ func (p *Pipeline) stagedChunks() int {
 
 // staged bounds the bytes of contributions that one server holds at a time.
 func (p *Pipeline) staged() int64 {
-	depth := int64(max(p.Spec.Staleness, 0) + 1)
-	return int64(p.Ranks) * depth * int64(p.perServer()) * int64(p.stagedChunks()) * p.chunkBytes()
+	n := int64(1)
+	for _, f := range []int64{int64(p.Ranks), p.depth(), int64(p.perServer()), int64(p.stagedChunks()), p.chunkBytes()} {
+		if n > math.MaxInt64/f {
+			return math.MaxInt64 // beyond every budget
+		}
+		n *= f
+	}
+	return n
 }
 
 func (p *Pipeline) overBudget() string {

@@ -30,7 +30,7 @@ func (p *Pipeline) Explain() string {
 	row("closing", "%s", p.closing())
 	row("passes", "%s", p.passes())
 	row("memory", "%s", p.memory())
-	row("flow", "%d chunks of one rank in flight to one shard; new parameters are %s", p.Window, p.handedOut())
+	row("flow", "%d chunks of one rank and step in flight to one shard; new parameters are %s", p.Window, p.handedOut())
 	row("acknowledged", "%s", p.level())
 	row("checkpoints", "%s", p.checkpoints())
 	row("on loss", "%s", p.onLoss())

@@ -52,7 +52,7 @@ type Config struct {
 	Steps     uint64 // steps (per rank when asynchronous) after which nothing closes
 	CutEvery  uint64 // a cut every so many steps; 0: only at the end
 	RankState bool   // cuts contain an opaque state of every rank
-	Window    int    // chunks of one rank that may be in flight to this shard
+	Window    int    // chunks of one rank and step that may be in flight to this shard
 	Broadcast bool   // publish new parameters to all workers unasked
 	NullBad   bool   // who pushes what is not finite is refused, but the job goes on
 	Seed      uint64
