@@ -76,6 +76,7 @@ type Coord struct {
 	stopWhy  string
 	stopAt   uint64
 	stopSent time.Duration
+	stopLead uint64 // how far ahead the last step was that a shard could not promise
 	resume   bool   // asked to go on after a stop or a halt
 	heardOf  uint64 // newest decision that a shard or worker says it knows
 	closing  uint64 // ByDecision: next step to close
@@ -105,6 +106,9 @@ type shardInfo struct {
 	staged  map[stagedAt]ledger.Member
 	nanos   uint64
 }
+
+// maxStopLead bounds how far ahead a stop is looked for.
+const maxStopLead = 1 << 16
 
 type stagedAt struct {
 	rank int
@@ -140,7 +144,7 @@ func (c *Coord) take(d *ledger.Decision) bool {
 	case ledger.Begin:
 		c.closing = d.Step
 		// A stop that was asked for and not yet decided outlives the timeline.
-		c.stop, c.stopAt, c.stopSent = c.stop && !c.resume, d.Step, 0
+		c.stop, c.stopAt, c.stopSent, c.stopLead = c.stop && !c.resume, d.Step, 0, 0
 		c.resume, c.halt = false, ""
 		for i := range c.shards {
 			clear(c.shards[i].saved)
@@ -414,7 +418,10 @@ func (c *Coord) fromShard(m *wire.Message, s *shardInfo, now time.Duration) {
 		if c.stop && m.Step == c.stopAt {
 			s.held = m.Lo <= m.Step
 			if !s.held {
-				c.stopAt = max(c.stopAt, m.Lo+1)
+				// The shard goes on until it is asked again: aim further ahead each
+				// time, or a fast job is never caught.
+				c.stopLead = max(1, 2*c.stopLead)
+				c.stopAt = max(c.stopAt, m.Lo+min(c.stopLead, maxStopLead))
 				c.stopSent = 0
 			}
 		}

@@ -865,3 +865,20 @@ func TestDescribe(t *testing.T) {
 		}
 	}
 }
+
+// TestStopCatchesUp: a job that makes many steps between a question and the
+// next one is stopped all the same.
+func TestStopCatchesUp(t *testing.T) {
+	o := running(t, nil)
+	o.report(1, 1)
+	o.said(ToShard, wire.Hold)
+	o.requestStop(true)
+	for at := uint64(100); o.last().Kind != ledger.Stop; at += 50 {
+		if at > 1000 {
+			t.Fatalf("not stopped, the job is at step %d", at)
+		}
+		o.beat("a", "b")
+		o.held(at)
+		o.tick(50 * time.Millisecond)
+	}
+}

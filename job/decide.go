@@ -214,7 +214,7 @@ func (c *Coord) RequestStop(why string, now time.Duration) ([]Out, bool) {
 	if c.stop || c.led.Stopped {
 		return nil, true
 	}
-	c.stop, c.stopWhy = true, why
+	c.stop, c.stopWhy, c.stopLead = true, why, 0
 	for i := range c.shards {
 		c.stopAt = max(c.stopAt, c.shards[i].hi+1)
 	}
