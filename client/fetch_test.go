@@ -31,7 +31,6 @@ type archive struct {
 	lose     func(h *wire.Header) bool
 	spoil    func(h *wire.Header, tail []byte)
 	pulls    int
-	most     int // chunks asked for at once
 }
 
 func newArchive(t *testing.T, async bool) *archive {

@@ -39,20 +39,19 @@ func (pairRule) Apply(_ int, k *optim.Step, s *optim.Span[float32]) {
 // fleet is a small job: real shards, sessions that compute, a scripted
 // coordinator, and a network that loses, repeats and reorders.
 type fleet struct {
-	t        *rapid.T
-	plan     *Plan
-	cfg      shard.Config
-	shards   []*shard.Shard
-	workers  []*node
-	flying   []packet
-	decided  []*ledger.Decision
-	led      ledger.State
-	incs     map[string]uint64
-	now      time.Duration
-	key      rng.Key
-	draws    uint64
-	lossy    bool
-	stateful map[int]bool
+	t       *rapid.T
+	plan    *Plan
+	cfg     shard.Config
+	shards  []*shard.Shard
+	workers []*node
+	flying  []packet
+	decided []*ledger.Decision
+	led     ledger.State
+	incs    map[string]uint64
+	now     time.Duration
+	key     rng.Key
+	draws   uint64
+	lossy   bool
 }
 
 // node is one worker: its session, and the work it has taken.

@@ -22,8 +22,7 @@ type office struct {
 	inc     uint64
 	epochs  []uint64
 	outs    []Out // since the last take
-	cas     func(*ledger.Decision) *ledger.Decision
-	auto    bool // compare-and-sets succeed at once
+	auto    bool  // compare-and-sets succeed at once
 	pending *ledger.Decision
 }
 
@@ -284,6 +283,16 @@ func TestStartTimeout(t *testing.T) {
 		t.Fatalf("resumed: %v, decided %+v", ok, o.decided)
 	}
 	o.tick(30 * time.Second)
+	if len(o.decided) != 1 {
+		t.Fatalf("decided %+v before the time is up again", o.last())
+	}
+	o.tick(30 * time.Second)
+	o.tick(time.Minute)
+	if len(o.decided) != 2 || o.last().Kind != ledger.Halt {
+		t.Fatalf("decided %+v, want one more halt", o.decided)
+	}
+	outs, _ = o.c.RequestResume(o.now)
+	o.do(outs)
 	o.ready()
 	o.join("a", 1)
 	o.join("b", 2)
@@ -787,6 +796,19 @@ func TestClose(t *testing.T) {
 	}
 	if got := o.c.closing; got != at {
 		t.Errorf("closed up to %d, the stop is at %d", got, at)
+	}
+	o.held(at)
+	if d := o.last(); d.Kind != ledger.Stop || d.Step != at {
+		t.Fatalf("decided %+v", d)
+	}
+	// A coordinator that starts again keeps to it.
+	o.c = NewCoord(o.c.cfg, slices.Clone(o.decided), o.now)
+	o.ready()
+	for r := range 4 {
+		everywhere(r, at)
+	}
+	if d := o.last(); d.Kind == ledger.Close && d.Step == at {
+		t.Errorf("decided %+v after the stop", d)
 	}
 }
 
