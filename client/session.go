@@ -94,8 +94,13 @@ type Out struct {
 
 // SessionStats are running totals.
 type SessionStats struct {
-	Pushed, Repushed, Pulls, Repairs, Rewinds uint64
-	BytesOut, BytesIn                         uint64
+	Pushed   uint64 `json:"pushed"`    // contributions
+	Repushed uint64 `json:"repushed"`  // chunks pushed again
+	Pulls    uint64 `json:"pulls"`     // chunks asked for
+	Repairs  uint64 `json:"repairs"`   // times that something was overdue
+	Rewinds  uint64 `json:"rewinds"`   // timelines begun after the first
+	BytesOut uint64 `json:"bytes_out"` // of tensors
+	BytesIn  uint64 `json:"bytes_in"`
 }
 
 // version is one set of parameters being received or complete.

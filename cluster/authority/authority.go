@@ -3,7 +3,7 @@
 //
 // It holds small records that can be derived again, never weights. A change
 // exists only once its compare-and-set succeeded; a value that was read
-// permits nothing (CONSISTENCY rules 4 and 7).
+// permits nothing (docs/consistency.md, C4 and C7).
 //
 // Revisions are numbers of one global order over all keys: each change gets a
 // higher one than every change before, so a key that is deleted and created

@@ -11,7 +11,7 @@ import (
 
 const ttl = authority.MinTTL
 
-// testTakeOver is the batch of CONSISTENCY rule 7: the old owner's lease is
+// testTakeOver is the batch of docs/consistency.md, C7: the old owner's lease is
 // overwritten at its last seen revision and the shards move, or neither.
 func testTakeOver(s *store) {
 	l, err := s.a.Lease(s.ctx, "nodes.a", []byte("a"), 10*time.Second)
