@@ -14,7 +14,7 @@ up: ## train a network on handwritten digits: broker, servers and workers in one
 	$(GO) run ./cmd/ps up
 
 build: ## bin/ps and bin/worker
-	CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/ps ./cmd/worker
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o bin/ ./cmd/ps ./cmd/worker
 
 test: ## everything that must pass before a commit
 	@$(if $(RACE),,echo "NOTE: no C compiler ($$($(GO) env CC)) found: the tests run WITHOUT the race detector")

@@ -74,6 +74,10 @@ func WriteFile(name string, data []byte) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // fails harmlessly after the rename
+	if err := f.Chmod(0o644); err != nil { // CreateTemp makes it private
+		f.Close()
+		return err
+	}
 	if _, err := f.Write(data); err != nil {
 		f.Close()
 		return err
