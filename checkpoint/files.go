@@ -73,7 +73,7 @@ func WriteFile(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // fails harmlessly after the rename
+	defer os.Remove(f.Name())              // fails harmlessly after the rename
 	if err := f.Chmod(0o644); err != nil { // CreateTemp makes it private
 		f.Close()
 		return err
