@@ -145,7 +145,8 @@ func (c *Coord) take(d *ledger.Decision) bool {
 		c.closing = d.Step
 		// A stop that was asked for and not yet decided outlives the timeline.
 		c.stop, c.stopAt, c.stopSent, c.stopLead = c.stop && !c.resume, d.Step, 0, 0
-		c.resume, c.halt = false, ""
+		// So does a wish to go on when this timeline, under way already, does not.
+		c.resume, c.halt = c.resume && d.Paused, ""
 		for i := range c.shards {
 			clear(c.shards[i].saved)
 			clear(c.shards[i].staged)

@@ -904,3 +904,31 @@ func TestStopCatchesUp(t *testing.T) {
 		o.tick(50 * time.Millisecond)
 	}
 }
+
+// TestResumeDuringRestart: a server restarted and the timeline that follows,
+// in which the stopped job stays stopped, is being decided when somebody asks
+// the job to go on.
+func TestResumeDuringRestart(t *testing.T) {
+	o := running(t, nil)
+	o.report(10, 10)
+	o.said(ToShard, wire.Hold)
+	o.requestStop(true)
+	o.held(10)
+	o.saved(o.last().Step)
+	o.is("stopped")
+	o.auto = false
+	o.epochs[0] = 20
+	o.ready()
+	paused := o.pending
+	if paused == nil || paused.Kind != ledger.Begin || !paused.Paused {
+		t.Fatalf("proposed %+v", paused)
+	}
+	outs, ok := o.c.RequestResume(o.now)
+	o.do(outs)
+	o.auto = true
+	o.answer(paused)
+	if d := o.last(); !ok || d.Kind != ledger.Begin || d.Paused || d.Timeline != 3 {
+		t.Errorf("resumed: %v, decided %+v", ok, d)
+	}
+	o.is("running")
+}
