@@ -149,13 +149,25 @@ func upJob(t *testing.T, sets ...string) *job.Spec {
 	return smallJob(t, append([]string{"name=up", "steps=1000000", "optimizer.schedule={kind: constant}", "workers=2", "window=1", "batch=8"}, sets...)...)
 }
 
-// running waits until the run in a folder has made some steps.
-func running(t *testing.T, p *proc, dir string, steps int) {
+// losses is how many steps the runs in a folder have made, those that were
+// rolled back included.
+func losses(dir string) int {
+	b, err := os.ReadFile(filepath.Join(dir, "metrics.jsonl"))
+	if err != nil {
+		return 0
+	}
+	return strings.Count(string(b), `"loss":`)
+}
+
+// running waits until the run in a folder has made some more steps than there
+// were.
+func running(t *testing.T, p *proc, dir string, were int) {
 	t.Helper()
-	lossAt := fmt.Sprintf(`"step":%d,`, steps)
-	await(t, patience, func() string { return "no step yet:\n" + tail(p.output()) }, func() bool {
-		b, err := os.ReadFile(filepath.Join(dir, "metrics.jsonl"))
-		return err == nil && strings.Contains(string(b), lossAt) || !p.alive()
+	await(t, patience, func() string { return "no step:\n" + tail(p.output()) }, func() bool {
+		if !p.alive() {
+			t.Fatalf("it has ended:\n%s", tail(p.output()))
+		}
+		return losses(dir) >= were+15
 	})
 }
 
@@ -187,17 +199,19 @@ func interrupted(t *testing.T, spec *job.Spec, args ...string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
 	p := start(t, "up", "ps", append([]string{"up", write(t, spec), "--dir", dir}, args...)...)
-	running(t, p, dir, 15)
+	running(t, p, dir, 0)
 	step := stop(t, p, dir)
 
+	were := losses(dir)
 	p = start(t, "up-killed", "ps", append([]string{"up", "--resume", dir}, args...)...)
-	running(t, p, dir, step+15)
+	running(t, p, dir, were)
 	p.kill() // children are in groups of their own: this is the command alone
 	p.exits(patience)
 	none(t, patience)
 
+	were = losses(dir)
 	p = start(t, "up-resumed", "ps", append([]string{"up", "--resume", dir}, args...)...)
-	p.says("step ", patience)
+	running(t, p, dir, were)
 	short := *spec
 	short.Steps = uint64(stop(t, p, dir))
 	if short.Steps <= uint64(step) {
@@ -253,8 +267,8 @@ func TestUpCutsLost(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	start(t, "up", "ps", "up", write(t, spec), "--dir", dir).succeeds()
 	cuts, err := filepath.Glob(filepath.Join(dir, "ps-*", spec.Name, "cut-*"))
-	if err != nil || len(cuts) != 2*spec.Shards {
-		t.Fatalf("%d files of cuts, want %d: %v", len(cuts), 2*spec.Shards, err)
+	if err != nil || len(cuts) < spec.Shards {
+		t.Fatalf("%d files of cuts, want %d or more: %v", len(cuts), spec.Shards, err)
 	}
 	for _, name := range cuts {
 		if err := os.Remove(name); err != nil {
@@ -277,7 +291,7 @@ func TestUpAbort(t *testing.T) {
 	spec := upJob(t, "name=up-abort")
 	dir := filepath.Join(t.TempDir(), "run")
 	p := start(t, "up", "ps", "up", write(t, spec), "--dir", dir, "--processes")
-	running(t, p, dir, 20)
+	running(t, p, dir, 0)
 	var frozen []found
 	for _, x := range processes(t.Name()) {
 		if strings.Contains(x.line, " serve ") {
