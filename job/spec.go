@@ -150,11 +150,7 @@ func (s *Spec) BaseLR() (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	lr, ok := v["lr"].(float64)
-	if !ok {
-		return 1, nil // a rule without a rate: the schedule is a multiplier
-	}
-	return lr, nil
+	return d.BaseLR(v)
 }
 
 // NewSchedule makes the learning-rate schedule.

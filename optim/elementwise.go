@@ -12,10 +12,10 @@ func elementWise(name string, slots ...Slot) Spec {
 // given defaults.
 func adamHypers(lr, eps, wd float64, decay string) []Hyper {
 	return []Hyper{
-		{"lr", lr, 0, inf, "base learning rate, handed to the schedule"},
-		{"betas", Pair{0.9, 0.999}, 0, Below1, "decay rates of the two moments"},
-		{"eps", eps, 0, inf, "added to the root of the second moment"},
-		{"weight_decay", wd, 0, inf, decay},
+		rate(lr),
+		pair("betas", 0.9, 0.999, "decay rates of the two moments"),
+		number("eps", eps, 0, inf, "added to the root of the second moment"),
+		number("weight_decay", wd, 0, inf, decay),
 	}
 }
 
@@ -40,3 +40,7 @@ func checkLen(n int, lens ...int) {
 		}
 	}
 }
+
+// tile is how many elements a rule works on at a time: a few arrays of that
+// length stay in the first-level cache and on the stack.
+const tile = 512

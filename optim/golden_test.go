@@ -3,6 +3,7 @@ package optim
 import (
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -19,6 +20,7 @@ import (
 type golden struct {
 	Optimizer, Config, Dtype string
 	Hyper                    map[string]any
+	Reference                struct{ Source string }
 	Tolerance                struct {
 		Atol, Rtol float64
 		Scale      string
@@ -32,18 +34,14 @@ type golden struct {
 	Steps     []map[string]json.RawMessage
 }
 
-// hyperNames maps the references' names of hyper-parameters to ours. "beta1"
-// and "beta2" become a pair. A name that is not listed fails the replay.
-var hyperNames = map[string]string{
-	"lr": "lr", "momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov", "maximize": "maximize",
-	"weight_decay": "weight_decay", "betas": "betas", "beta1": "betas", "beta2": "betas", "eps": "eps", "epsilon": "eps",
-}
-
 // inputNames maps the inputs of a step to roles.
 var inputNames = map[string]Role{"grad": Grad, "hess_diag": HessDiag, "hess_grad": HessGrad, "grad_prev": GradPrev, "grad_kd": GradKD}
 
-// outputNames are fields of a step that are not inputs.
-var outputNames = []string{"step", "params", "loss", "aux", "eval_params"}
+// outputs are the fields of a step that are not inputs, and where a runner has
+// them; "" where it does not. What is "before" is compared before the step.
+var outputs = map[string]string{
+	"step": "", "aux": "", "params": "params", "eval_params": "eval", "perturbed": "perturbed", "eval_at": "before", "params_ag": "w_ag",
+}
 
 // ownGolden is where the golden files of this package are, and how many there
 // must be.
@@ -97,33 +95,28 @@ func readGolden(t testing.TB, file string) *golden {
 	return g
 }
 
-// hyper returns g's hyper-parameters under our names.
-func (g *golden) hyper() (map[string]any, error) {
-	h := map[string]any{}
-	betas := []any{0.9, 0.999}
-	for ref, x := range g.Hyper {
-		ours, ok := hyperNames[ref]
-		if !ok {
-			return nil, fmt.Errorf("hyper-parameter %q of the reference has no counterpart", ref)
-		}
-		switch ref {
-		case "beta1":
-			betas[0] = x
-			h[ours] = betas
-		case "beta2":
-			betas[1] = x
-			h[ours] = betas
-		default:
-			h[ours] = x
-		}
+// baseLR is the rate that a constant schedule gives.
+func (g *golden) baseLR(t testing.TB) float64 {
+	h, err := g.hyper()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return h, nil
+	d, _ := Lookup(g.ruleName())
+	v, err := d.Resolve(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lr, err := d.BaseLR(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lr
 }
 
 func (g *golden) layout(t testing.TB, chunk int) *layout.Layout {
 	var ts []layout.Tensor
 	for _, x := range g.Tensors {
-		ts = append(ts, layout.Tensor{Name: x.Name, Shape: x.Shape})
+		ts = append(ts, layout.Tensor{Name: x.Name, Shape: x.Shape, NoDecay: g.unpenalized(x.Name)})
 	}
 	l, err := layout.New(ts, chunk)
 	if err != nil {
@@ -163,8 +156,11 @@ func convert[T Float](x []float64) []T {
 	return out
 }
 
-// replay runs g on rule and returns the parameters after every step.
-func replay[T Float](t testing.TB, g *golden, rule Rule[T], l *layout.Layout, o RunnerOptions) [][]T {
+// result is what came out of a step, by the names of the fields.
+type result[T Float] map[string][]T
+
+// replay runs g on rule and returns what came out of every step.
+func replay[T Float](t testing.TB, g *golden, rule Rule[T], l *layout.Layout, o RunnerOptions) []result[T] {
 	var w []float64
 	for _, x := range g.Tensors {
 		w = append(w, x.Init...)
@@ -177,41 +173,104 @@ func replay[T Float](t testing.TB, g *golden, rule Rule[T], l *layout.Layout, o 
 		}
 		r.SetSlot(name, convert[T](x))
 	}
-	lr, ok := g.Hyper["lr"].(float64)
-	if !ok {
-		t.Fatal("no lr among the hyper-parameters")
-	}
-	var out [][]T
+	lr := g.baseLR(t)
+	var out []result[T]
 	for i, st := range g.Steps {
-		in := Input[T]{LR: lr, Examples: 1}
-		for name, raw := range st {
-			role, known := inputNames[name]
-			switch {
-			case known:
-				x, err := g.vector(raw)
-				if err != nil {
-					t.Fatalf("step %d: %s: %v", i+1, name, err)
-				}
-				in.G[role] = convert[T](x)
-			case name == "loss":
-				if err := json.Unmarshal(raw, &in.Loss); err != nil {
-					t.Fatal(err)
-				}
-			case !slices.Contains(outputNames, name):
-				t.Fatalf("step %d: unknown field %q", i+1, name)
+		res := result[T]{"eval_at": r.Params()}
+		in := replayInput[T](t, g, i, lr)
+		r.Phase(0, in[0])
+		for ph := 1; ph < len(rule.Spec().Phases); ph++ {
+			res["perturbed"] = r.Point(Perturbed)
+			r.Phase(ph, in[ph])
+		}
+		res["params"] = r.Params()
+		res["eval_params"] = r.Point(Eval)
+		if g.ruleName() == "ag_nonconvex" { // the parameters are where gradients are taken
+			res["params"], res["params_ag"] = r.Slot("w"), r.Slot("w_ag")
+		}
+		for name := range st {
+			if where := outputs[name]; where != "" && res[name] == nil {
+				t.Fatalf("step %d: nothing to compare %q with", i+1, name)
 			}
 		}
-		r.Step(in)
-		out = append(out, r.Params())
+		out = append(out, res)
 	}
 	return out
 }
 
+// replayInput is what is pushed in step i, by phase.
+func replayInput[T Float](t testing.TB, g *golden, i int, lr float64) (in [2]Input[T]) {
+	for ph := range in {
+		in[ph].LR, in[ph].Examples = lr, 1
+	}
+	for name, raw := range g.Steps[i] {
+		role, known := inputNames[name]
+		if _, out := outputs[name]; out {
+			continue
+		}
+		switch {
+		case name == "loss":
+			if err := json.Unmarshal(raw, &in[0].Loss); err != nil {
+				t.Fatal(err)
+			}
+		case name == "rows":
+			in[0].Runs, in[0].G[Grad] = replayRows[T](t, g, i)
+		case name == "grad_rows":
+		case known || name == "grad2":
+			x, err := g.vector(raw)
+			if err != nil {
+				t.Fatalf("step %d: %s: %v", i+1, name, err)
+			}
+			if name == "grad2" {
+				in[1].G[Grad] = convert[T](x)
+			} else {
+				in[0].G[role] = convert[T](x)
+			}
+		default:
+			t.Fatalf("step %d: unknown field %q", i+1, name)
+		}
+	}
+	return in
+}
+
+// replayRows reads a row-sparse gradient. Rows named twice are added up.
+func replayRows[T Float](t testing.TB, g *golden, i int) (runs []layout.Range, grad []T) {
+	var rows map[string][]int
+	var values map[string][]float64
+	if err := errors.Join(json.Unmarshal(g.Steps[i]["rows"], &rows), json.Unmarshal(g.Steps[i]["grad_rows"], &values)); err != nil {
+		t.Fatalf("step %d: rows: %v", i+1, err)
+	}
+	l := g.layout(t, 0)
+	grad = make([]T, l.P)
+	for _, tn := range l.Tensors {
+		for j, row := range rows[tn.Name] {
+			lo := tn.Offset + row*tn.RowLen()
+			for k, x := range values[tn.Name][j*tn.RowLen() : (j+1)*tn.RowLen()] {
+				grad[lo+k] += T(x)
+			}
+			if run := (layout.Range{Lo: lo, Hi: lo + tn.RowLen()}); !slices.Contains(runs, run) {
+				runs = append(runs, run)
+			}
+		}
+	}
+	slices.SortFunc(runs, func(a, b layout.Range) int { return a.Lo - b.Lo })
+	return runs, grad
+}
+
 // compare returns the first violation of g's tolerance, or nil.
-func compare[T Float](g *golden, got [][]T) error {
+func compare[T Float](g *golden, got []result[T]) error {
 	if g.Tolerance.Scale != "running_max" || g.Tolerance.Rtol <= 0 || len(got) < 10 {
 		return fmt.Errorf("tolerance %+v over %d steps is not understood", g.Tolerance, len(got))
 	}
+	for _, field := range []string{"params", "eval_params", "perturbed", "eval_at", "params_ag"} {
+		if err := compareField(g, field, got); err != nil {
+			return fmt.Errorf("%s: %w", field, err)
+		}
+	}
+	return nil
+}
+
+func compareField[T Float](g *golden, field string, got []result[T]) error {
 	var scale []float64
 	for _, x := range g.Tensors {
 		for _, v := range x.Init {
@@ -219,13 +278,17 @@ func compare[T Float](g *golden, got [][]T) error {
 		}
 	}
 	for i, st := range g.Steps {
-		want, err := g.vector(st["params"])
+		raw, ok := st[field]
+		if !ok {
+			continue
+		}
+		want, err := g.vector(raw)
 		if err != nil {
-			return fmt.Errorf("step %d: params: %w", i+1, err)
+			return fmt.Errorf("step %d: %w", i+1, err)
 		}
 		for j, x := range want {
 			scale[j] = max(scale[j], math.Abs(x))
-			y := float64(got[i][j])
+			y := float64(got[i][field][j])
 			if !(math.Abs(y-x) <= g.Tolerance.Atol+g.Tolerance.Rtol*scale[j]) {
 				return fmt.Errorf("step %d, element %d: got %v, want %v (scale %v)", i+1, j, y, x, scale[j])
 			}
@@ -241,7 +304,7 @@ func checkGolden[T Float](t *testing.T, g *golden) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rule, err := New[T](g.Optimizer, h)
+	rule, err := New[T](g.ruleName(), h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,8 +319,10 @@ func checkGolden[T Float](t *testing.T, g *golden) {
 	for _, o := range []RunnerOptions{{Shards: 2}, {Shards: 3}, {Shards: 7}, {Shards: 3, Span: 2}} {
 		many := replay(t, g, rule, l, o)
 		for i := range one {
-			if !equalBits(one[i], many[i]) {
-				t.Fatalf("%T, chunks of 7, %+v: step %d differs from one shard", T(0), o, i+1)
+			for field := range one[i] {
+				if !equalBits(one[i][field], many[i][field]) {
+					t.Fatalf("%T, chunks of 7, %+v: %s of step %d differs from one shard", T(0), o, field, i+1)
+				}
 			}
 		}
 	}
@@ -275,12 +340,8 @@ func TestGolden(t *testing.T) {
 	files, min := goldenFiles(t)
 	for _, file := range files {
 		g := readGolden(t, file)
-		if _, ok := Lookup(g.Optimizer); !ok {
+		if _, ok := Lookup(g.ruleName()); !ok {
 			unknown[g.Optimizer]++
-			continue
-		}
-		if _, rows := g.Steps[0]["rows"]; rows {
-			unknown[g.Optimizer+" (row-sparse)"]++
 			continue
 		}
 		replayed++
@@ -304,8 +365,8 @@ func TestGolden(t *testing.T) {
 }
 
 func TestGoldenUnknownHyper(t *testing.T) {
-	g := &golden{Hyper: map[string]any{"lr": 0.1, "amsgrad": true}}
-	if _, err := g.hyper(); err == nil || !strings.Contains(err.Error(), "amsgrad") {
+	g := &golden{Hyper: map[string]any{"lr": 0.1, "fused": true}}
+	if _, err := g.hyper(); err == nil || !strings.Contains(err.Error(), "fused") {
 		t.Errorf("hyper with an unknown name: %v, want an error", err)
 	}
 }

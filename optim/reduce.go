@@ -13,36 +13,90 @@ func (r *Reduction) width() int { return max(1, r.Width) }
 // FirstRow is the row of t that holds the first element of b.
 func FirstRow(t *layout.Tensor, b layout.Block) int { return (b.Lo - t.Offset) / t.RowLen() }
 
+// lastDims are the lengths of t's last two dimensions; the last but one is 1
+// for vectors.
+func lastDims(t *layout.Tensor) (rows, cols int) {
+	switch n := len(t.Shape); n {
+	case 0:
+		return 1, 1
+	case 1:
+		return 1, t.Shape[0]
+	default:
+		return t.Shape[n-2], t.Shape[n-1]
+	}
+}
+
+// Values is how many values a slot or reduction of class c has in tensor t:
+// 0 for Element and Model, which do not belong to tensors.
+func (c Class) Values(t *layout.Tensor) int {
+	switch c {
+	case Row:
+		return t.Len / t.RowLen()
+	case Column:
+		return t.RowLen()
+	case LastRow:
+		_, cols := lastDims(t)
+		return t.Len / cols
+	case LastColumn:
+		rows, _ := lastDims(t)
+		return t.Len / rows
+	case Tensor:
+		return 1
+	}
+	return 0
+}
+
+// span is the first index, and the one behind the last, of those values of
+// class c that elements lo to hi−1 of tensor t count in.
+func (c Class) span(t *layout.Tensor, lo, hi int) (first, end int) {
+	switch c {
+	case Row:
+		return lo / t.RowLen(), (hi-1)/t.RowLen() + 1
+	case LastRow:
+		_, cols := lastDims(t)
+		return lo / cols, (hi-1)/cols + 1
+	case LastColumn:
+		rows, cols := lastDims(t)
+		return lo / (rows * cols) * cols, ((hi-1)/(rows*cols) + 1) * cols
+	case Column:
+		return 0, t.RowLen()
+	}
+	return 0, 1
+}
+
+// First is the index of the first row or column whose values block b of tensor
+// t contributes to.
+func (r *Reduction) First(t *layout.Tensor, b layout.Block) int {
+	first, _ := r.Over.span(t, b.Lo-t.Offset, b.Hi-t.Offset)
+	return first
+}
+
 // PartialLen is the number of partial values that block b of tensor t
 // contributes to r: the length of its Span.Sums, or, for Gather, the number of
 // elements it hands out.
 func (r *Reduction) PartialLen(t *layout.Tensor, b layout.Block) int {
+	if r.skips(t) {
+		return 0
+	}
 	if r.Op == Gather {
 		return b.Len()
 	}
-	switch r.Over {
-	case Row:
-		last := (b.Hi - 1 - t.Offset) / t.RowLen()
-		return (last - FirstRow(t, b) + 1) * r.width()
-	case Column:
-		return t.RowLen() * r.width()
-	}
-	return r.width()
+	first, end := r.Over.span(t, b.Lo-t.Offset, b.Hi-t.Offset)
+	return (end - first) * r.width()
 }
 
 // TotalLen is the number of values of r after adding up, for tensor t (for a
 // reduction over the model, t is not used).
 func (r *Reduction) TotalLen(t *layout.Tensor) int {
-	if r.Op == Gather {
+	switch {
+	case r.Over == Model:
+		return r.width()
+	case r.skips(t):
+		return 0
+	case r.Op == Gather:
 		return t.Len
 	}
-	switch r.Over {
-	case Row:
-		return t.Len / t.RowLen() * r.width()
-	case Column:
-		return t.RowLen() * r.width()
-	}
-	return r.width()
+	return r.Over.Values(t) * r.width()
 }
 
 // Start sets partial or total values to where r begins: 0, or −Inf for Max.
@@ -59,10 +113,12 @@ func (r *Reduction) Start(x []float64) {
 // fold takes the partial values of block b into the totals of tensor t.
 func (r *Reduction) fold(total []float64, t *layout.Tensor, b layout.Block, part []float64) {
 	switch {
+	case r.skips(t):
+		return
 	case r.Op == Gather:
 		total = total[b.Lo-t.Offset:]
-	case r.Over == Row:
-		total = total[FirstRow(t, b)*r.width():]
+	case r.Over != Tensor && r.Over != Model:
+		total = total[r.First(t, b)*r.width():]
 	}
 	total = total[:len(part)]
 	switch r.Op {

@@ -5,20 +5,27 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 )
 
 // Hyper describes one hyper-parameter of a rule.
 type Hyper struct {
 	Name string
-	// Default is a float64, a bool or a Pair; a value given for the
-	// hyper-parameter must be of the same kind.
+	// Default is a float64, a bool, a Pair, a string (one of Choices) or Settings;
+	// a value given for the hyper-parameter must be of the same kind.
 	Default any
 	// Min and Max bound the value, both included; a pair's two values each.
-	// They do not apply to booleans.
+	// They do not apply to the other kinds.
 	Min, Max float64
 	Doc      string
+	// Choices are the words a string may be; nil leaves the check to New32.
+	Choices []string
 }
+
+// Settings are hyper-parameters of a rule inside another one, such as the base
+// rule of SAM.
+type Settings map[string]any
 
 // Pair is the value of a hyper-parameter with two numbers, such as betas.
 type Pair [2]float64
@@ -32,8 +39,16 @@ var inf = math.Inf(1)
 
 // Range is h's range of values in words, for documents and errors.
 func (h Hyper) Range() string {
-	if _, ok := h.Default.(bool); ok {
+	switch h.Default.(type) {
+	case bool:
 		return "true or false"
+	case string:
+		if h.Choices != nil {
+			return "one of " + strings.Join(h.Choices, ", ")
+		}
+		return "a word"
+	case Settings:
+		return "hyper-parameters by name"
 	}
 	s := "any number"
 	switch {
@@ -51,7 +66,7 @@ func (h Hyper) Range() string {
 }
 
 // Values are the hyper-parameters of a rule, complete and checked: every
-// declared name is present, as a float64, a bool or a Pair.
+// declared name is present, in the kind of its default.
 type Values map[string]any
 
 // Float returns a number. It panics if the rule declares none of that name.
@@ -66,6 +81,13 @@ func (v Values) Pair(name string) (a, b float64) {
 	return p[0], p[1]
 }
 
+// String returns a word. It panics if the rule declares none of that name.
+func (v Values) String(name string) string { return v[name].(string) }
+
+// Settings returns hyper-parameters of an inner rule, still to be checked. It
+// panics if the rule declares none of that name.
+func (v Values) Settings(name string) Settings { return v[name].(Settings) }
+
 // Def defines a rule under a name.
 type Def struct {
 	Name   string
@@ -76,6 +98,21 @@ type Def struct {
 	// for combinations of values that make no sense.
 	New32 func(Values) (Rule[float32], error)
 	New64 func(Values) (Rule[float64], error)
+	// LR returns the base learning rate, which is handed to the schedule; nil
+	// means the hyper-parameter lr, or 1 where there is none: the schedule is
+	// then a multiplier.
+	LR func(Values) (float64, error)
+}
+
+// BaseLR returns the base learning rate of the rule with the given values.
+func (d *Def) BaseLR(v Values) (float64, error) {
+	if d.LR != nil {
+		return d.LR(v)
+	}
+	if lr, ok := v["lr"].(float64); ok {
+		return lr, nil
+	}
+	return 1, nil
 }
 
 // Errors of this package's look-ups; match them with errors.Is.
@@ -211,6 +248,19 @@ func (h Hyper) check(x any) (any, error) {
 	case Pair:
 		if p, ok := h.pair(x); ok {
 			return p, nil
+		}
+	case string:
+		if w, ok := x.(string); ok && (h.Choices == nil || slices.Contains(h.Choices, w)) {
+			return w, nil
+		} else if ok {
+			return nil, fmt.Errorf("%s: want %s, got %q: %s", h.Name, h.Range(), w, Suggest(w, h.Choices))
+		}
+	case Settings:
+		switch m := x.(type) {
+		case Settings:
+			return m, nil
+		case map[string]any:
+			return Settings(m), nil
 		}
 	}
 	return nil, bad

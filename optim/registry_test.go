@@ -20,7 +20,7 @@ func TestNames(t *testing.T) {
 	}
 	for _, n := range names {
 		d, _ := Lookup(n)
-		if d.Doc == "" || d.Paper == "" || len(d.Hypers) == 0 || d.Hypers[0].Name != "lr" {
+		if d.Doc == "" || d.Paper == "" || len(d.Hypers) == 0 {
 			t.Errorf("%s: incomplete definition %+v", n, d)
 		}
 		for _, h := range d.Hypers {
@@ -36,6 +36,11 @@ func TestNames(t *testing.T) {
 		spec := r.Spec()
 		if spec.Name != n {
 			t.Errorf("Spec().Name = %q, want %q", spec.Name, n)
+		}
+		for i := 1; i < len(spec.Slots); i++ {
+			if spec.Slots[i].Elements() && !spec.Slots[i-1].Elements() {
+				t.Errorf("%s: slots with a value per element come first", n)
+			}
 		}
 		for _, ph := range spec.Phases {
 			if len(ph.Passes) == 0 || len(ph.Passes[len(ph.Passes)-1].Reduce) > 0 {
@@ -110,8 +115,8 @@ func TestRegisterPanics(t *testing.T) {
 		"taken":   func(d *Def) { d.Name = "adam" },
 		"no name": func(d *Def) { d.Name = "" },
 		"no new":  func(d *Def) { d.New64 = nil },
-		"default": func(d *Def) { d.Hypers = []Hyper{{"x", 2.0, 0, 1, "out of its range"}} },
-		"integer": func(d *Def) { d.Hypers = []Hyper{{"x", 1, 0, 1, "not a float64"}} },
+		"default": func(d *Def) { d.Hypers = []Hyper{number("x", 2, 0, 1, "out of its range")} },
+		"integer": func(d *Def) { d.Hypers = []Hyper{{Name: "x", Default: 1, Max: 1, Doc: "not a float64"}} },
 	} {
 		d := ok
 		change(&d)

@@ -2,6 +2,7 @@ package optim
 
 import (
 	"fmt"
+	"math"
 
 	"tributary/layout"
 )
@@ -24,9 +25,11 @@ type Runner[T Float] struct {
 // the result; the chunk length, which belongs to the layout, does for rules
 // with reductions.
 type RunnerOptions struct {
-	Shards int    // parts that the model is cut into; 0 means 1
-	Span   int    // elements a rule sees at a time; 0 means a whole block
-	Seed   uint64 // of slots that start as noise
+	Shards int // parts that the model is cut into; 0 means 1
+	// Span is how many elements a rule without reductions sees at a time; 0
+	// means as many as fit.
+	Span int
+	Seed uint64 // of slots that start as noise
 }
 
 // part is one shard: its range of the vector and its replicas of what tensors
@@ -35,6 +38,7 @@ type part[T Float] struct {
 	layout.Range
 	blocks  []layout.Block
 	w       []T
+	hand    []T   // what the last phase handed out
 	slots   [][]T // element slots in Spec order, nil for others
 	tensors []TensorState
 	scratch [][]T
@@ -46,6 +50,9 @@ type Input[T Float] struct {
 	G              [NumRoles][]T // by role, each of length P or nil
 	LR             float64       // value of the schedule
 	Loss, Examples float64
+	// Runs are the runs of parameters that the input names, ascending and
+	// apart; nil means all. Only for rules that take runs.
+	Runs []layout.Range
 }
 
 // NewRunner returns a runner of rule over l with parameters w, of length l.P,
@@ -59,6 +66,7 @@ func NewRunner[T Float](rule Rule[T], l *layout.Layout, w []T, o RunnerOptions) 
 			p.blocks = l.Blocks(p.blocks, c)
 		}
 		p.w = append([]T(nil), w[p.Lo:p.Hi]...)
+		p.hand = append([]T(nil), p.w...)
 		p.start(l, r.spec, o.Seed)
 		r.shards = append(r.shards, p)
 	}
@@ -77,15 +85,21 @@ func (p *part[T]) start(l *layout.Layout, spec *Spec, seed uint64) {
 		p.tensors[ti].Info = &l.Tensors[ti]
 	}
 	p.slots = make([][]T, len(spec.Slots))
-	for si, sl := range spec.Slots {
-		if sl.Class == Element {
+	for si := range spec.Slots {
+		sl := &spec.Slots[si]
+		if sl.Elements() {
 			p.slots[si] = p.startElements(l, sl, seed)
 		}
 		for ti := range p.tensors {
 			ts := &p.tensors[ti]
-			x := make([]float64, sl.Class.values(ts.Info))
+			in := sl.In(ts.Info)
+			n := 0
+			if in != nil {
+				n = in.Class.Values(ts.Info)
+			}
+			x := make([]float64, n)
 			for i := range x {
-				x[i] = sl.Init
+				x[i] = in.Init
 			}
 			ts.Slots = append(ts.Slots, x)
 			ts.Next = append(ts.Next, append([]float64(nil), x...))
@@ -93,38 +107,31 @@ func (p *part[T]) start(l *layout.Layout, spec *Spec, seed uint64) {
 	}
 }
 
-func (p *part[T]) startElements(l *layout.Layout, sl Slot, seed uint64) []T {
-	if sl.FromParams {
-		return append([]T(nil), p.w...)
-	}
+func (p *part[T]) startElements(l *layout.Layout, sl *Slot, seed uint64) []T {
 	x := make([]T, p.Len())
-	for i := range x {
-		x[i] = T(sl.Init)
-	}
-	if sl.Noise != 0 {
-		for _, b := range p.blocks {
-			t := &l.Tensors[b.Tensor]
+	for _, b := range p.blocks {
+		t := &l.Tensors[b.Tensor]
+		in := sl.In(t)
+		if in == nil || in.Class != Element {
+			continue
+		}
+		part := x[b.Lo-p.Lo : b.Hi-p.Lo]
+		switch {
+		case in.FromParams:
+			copy(part, p.w[b.Lo-p.Lo:])
+		case in.Noise != 0:
 			noise := make([]float32, b.Len())
-			layout.InitNoise(seed, t, sl.Name, b.Lo-t.Offset, sl.Noise, noise)
+			layout.InitNoise(seed, t, in.Name, b.Lo-t.Offset, in.Noise, noise)
 			for i, z := range noise {
-				x[b.Lo-p.Lo+i] = T(z)
+				part[i] = T(z)
+			}
+		default:
+			for i := range part {
+				part[i] = T(in.Init)
 			}
 		}
 	}
 	return x
-}
-
-// values is how many values a slot of class c has in t's TensorState.
-func (c Class) values(t *layout.Tensor) int {
-	switch c {
-	case Row:
-		return t.Len / t.RowLen()
-	case Column:
-		return t.RowLen()
-	case Tensor:
-		return 1
-	}
-	return 0
 }
 
 // Step takes one step, with one input per phase of the rule.
@@ -132,14 +139,14 @@ func (r *Runner[T]) Step(phases ...Input[T]) {
 	if len(phases) != len(r.spec.Phases) {
 		panic(fmt.Sprintf("optim: %d inputs for the %d phases of %s", len(phases), len(r.spec.Phases), r.spec.Name))
 	}
-	r.k.T++
 	for i := range phases {
-		r.phase(i, &phases[i])
+		r.Phase(i, phases[i])
 	}
 }
 
 func (r *Runner[T]) phase(phase int, in *Input[T]) {
 	k := &r.k
+	last := phase == len(r.spec.Phases)-1
 	k.Phase, k.LR, k.Loss, k.Examples = phase, in.LR, in.Loss, in.Examples
 	k.Model = append(k.Model[:0], r.model...)
 	k.Next = append(k.Next[:0], r.model...)
@@ -150,6 +157,13 @@ func (r *Runner[T]) phase(phase int, in *Input[T]) {
 	}
 	for pass := range passes {
 		r.rule.Prepare(pass, k)
+		for _, p := range r.shards {
+			for ti := range p.tensors {
+				if ts := &p.tensors[ti]; !ts.Info.Buffer {
+					PrepareTensor(r.rule, pass, k, ts)
+				}
+			}
+		}
 		parts := make([][][]float64, 0, len(r.shards))
 		// Backwards, so that nothing can lean on the order of the shards.
 		for i := len(r.shards) - 1; i >= 0; i-- {
@@ -157,8 +171,12 @@ func (r *Runner[T]) phase(phase int, in *Input[T]) {
 		}
 		r.combine(&passes[pass], parts)
 	}
+	if !last {
+		return
+	}
 	r.model = append(r.model[:0], k.Next...)
 	for _, p := range r.shards {
+		copy(p.w, p.hand)
 		for ti := range p.tensors {
 			ts := &p.tensors[ti]
 			for si := range ts.Slots {
@@ -208,22 +226,27 @@ func (r *Runner[T]) block(p *part[T], t *layout.Tensor, b layout.Block, pass int
 		rd.Start(sums[i])
 	}
 	step := r.span
-	if step <= 0 {
-		step = b.Len()
+	if step <= 0 || r.spec.Reductions() > 0 {
+		step = SpanLen
 	}
-	for lo := b.Lo; lo < b.Hi; lo += step {
-		hi := min(lo+step, b.Hi)
-		s := Span[T]{Tensor: &p.tensors[b.Tensor], At: lo - t.Offset, Sums: sums, FirstRow: FirstRow(t, b)}
+	for lo := b.Lo; lo < b.Hi; {
+		lo = in.next(lo)
+		hi := min(lo+step, in.until(lo), b.Hi)
+		if lo >= b.Hi {
+			break
+		}
+		s := Span[T]{Tensor: &p.tensors[b.Tensor], At: lo - t.Offset, Block: b, Sums: sums, FirstRow: FirstRow(t, b)}
 		s.W = p.w[lo-p.Lo : hi-p.Lo : hi-p.Lo]
-		s.Out = s.W
+		s.Out = p.hand[lo-p.Lo : hi-p.Lo : hi-p.Lo]
 		for role, g := range in.G {
 			if g != nil {
-				s.G[role] = g[lo:hi:hi]
+				s.G[role] = append([]T(nil), g[lo:hi]...)
 			}
 		}
 		s.Slots, s.Scratch = cut(p.slots, lo-p.Lo, hi-p.Lo), cut(p.scratch, lo-p.Lo, hi-p.Lo)
 		s.Gathered = cut(gathered, lo-b.Lo, hi-b.Lo)
 		r.rule.Apply(pass, &r.k, &s)
+		lo = hi
 	}
 	for i, g := range gathered {
 		for j, x := range g {
@@ -231,6 +254,29 @@ func (r *Runner[T]) block(p *part[T], t *layout.Tensor, b layout.Block, pass int
 		}
 	}
 	return sums
+}
+
+// next is the first parameter from lo on that the input names.
+func (in *Input[T]) next(lo int) int {
+	if in.Runs == nil {
+		return lo
+	}
+	for _, run := range in.Runs {
+		if lo < run.Hi {
+			return max(lo, run.Lo)
+		}
+	}
+	return math.MaxInt
+}
+
+// until is the end of the run that holds parameter lo.
+func (in *Input[T]) until(lo int) int {
+	for _, run := range in.Runs {
+		if lo < run.Hi {
+			return run.Hi
+		}
+	}
+	return math.MaxInt
 }
 
 // cut takes [lo:hi] of each slice that is there.
@@ -282,7 +328,7 @@ func (r *Runner[T]) Params() []T {
 // Slot returns a copy of an element slot, or nil if there is none.
 func (r *Runner[T]) Slot(name string) []T {
 	for si, sl := range r.spec.Slots {
-		if sl.Name == name && sl.Class == Element {
+		if sl.Name == name && sl.Elements() {
 			out := make([]T, 0, r.l.P)
 			for _, p := range r.shards {
 				out = append(out, p.slots[si]...)
@@ -298,7 +344,7 @@ func (r *Runner[T]) Slot(name string) []T {
 func (r *Runner[T]) SetSlot(name string, x []T) {
 	checkLen(r.l.P, len(x))
 	for si, sl := range r.spec.Slots {
-		if sl.Name == name && sl.Class == Element {
+		if sl.Name == name && sl.Elements() {
 			for _, p := range r.shards {
 				copy(p.slots[si], x[p.Lo:p.Hi])
 			}
@@ -308,10 +354,42 @@ func (r *Runner[T]) SetSlot(name string, x []T) {
 	panic(fmt.Sprintf("optim: %s has no element slot %q", r.spec.Name, name))
 }
 
-// Point returns a copy of the parameters at a point.
+// Point returns a copy of the parameters at a point; at Perturbed, what the
+// last phase handed out, which is the parameters again once a step is done.
 func (r *Runner[T]) Point(p Point) []T {
-	if slot, ok := r.spec.Points[p]; ok {
-		return r.Slot(slot)
+	switch {
+	case p == Eval && r.spec.Eval != "":
+		return r.Slot(r.spec.Eval)
+	case p == Perturbed:
+		out := make([]T, 0, r.l.P)
+		for _, x := range r.shards {
+			out = append(out, x.hand...)
+		}
+		return out
 	}
 	return r.Params()
+}
+
+// Phase takes one phase of a step alone, phases in their order. Step does all
+// of them.
+func (r *Runner[T]) Phase(phase int, in Input[T]) {
+	if phase == 0 {
+		r.k.T++
+	}
+	r.phase(phase, &in)
+}
+
+// ModelSlot returns the value of a slot of the model.
+func (r *Runner[T]) ModelSlot(name string) float64 {
+	i := 0
+	for _, sl := range r.spec.Slots {
+		if sl.Class != Model {
+			continue
+		}
+		if sl.Name == name {
+			return r.model[i]
+		}
+		i++
+	}
+	panic(fmt.Sprintf("optim: %s has no slot %q of the model", r.spec.Name, name))
 }

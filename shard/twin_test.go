@@ -47,7 +47,7 @@ func drawRule(t *rapid.T, name string) optim.Rule[float32] {
 		t.Fatalf("%s has %d phases: shards run one; teach them and this test", name, len(s.Phases))
 	case s.Optional != nil:
 		t.Fatalf("%s has optional roles: teach shards and this test", name)
-	case len(s.Points) != 0:
+	case s.Eval != "":
 		t.Fatalf("%s has points beside the parameters: teach shards and this test", name)
 	}
 	return r
