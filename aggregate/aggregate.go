@@ -52,6 +52,9 @@ type Rule[T optim.Float] interface {
 	// order; in[i] is nil for null contributions, all others have the length
 	// of out. It allocates nothing and panics if lengths differ.
 	Combine(out []T, in [][]T, w []float64)
+	// CombineHalf is Combine of contributions in bfloat16, the upper half of
+	// float32.
+	CombineHalf(out []T, in [][]uint16, w []float64)
 }
 
 // Rules are the names of the rules, and Bys the ways mean can weigh.

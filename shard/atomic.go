@@ -47,7 +47,7 @@ func (s *Shard) whole(rank int, step uint64) bool {
 }
 
 func (s *Shard) tellStaged(rank int, step uint64) {
-	m := stagedMark{rank, step, s.entry(&s.chunks[0], step, rank, 0).member}
+	m := stagedMark{rank, step, s.head(&s.chunks[0], step, rank).member}
 	for _, x := range s.staged {
 		if x == m {
 			return
@@ -139,17 +139,17 @@ func (s *Shard) applyAsync(rank int, now time.Duration) {
 	for r := range s.cfg.Ranks {
 		m := aggregate.Meta{Rank: r, Null: true}
 		if r == rank {
-			e := s.entry(&s.chunks[0], step, r, 0)
+			e := s.head(&s.chunks[0], step, r)
 			head = e.msg.Header
 			m = aggregate.Meta{Rank: r, Examples: head.Examples, Loss: head.Loss, Null: head.Encoding == wire.Null,
 				Staleness: s.updates - min(s.updates, head.Pulled)}
 		}
 		sc.metas = append(sc.metas, m)
 	}
-	s.computeScalars(sc, s.updates+1, s.model)
+	s.computeScalars(sc, s.updates+1, 0, s.model)
 	s.only = rank
 	for i := range s.chunks {
-		s.update(i, 0, sc)
+		s.apply(i, step, sc)
 		r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + i)
 		if bad := wire.FirstNonFinite(s.bufs[0][r.Lo-s.lo : r.Hi-s.lo]); bad >= 0 {
 			s.halt(r.Lo+bad, s.updates)
@@ -168,6 +168,9 @@ func (s *Shard) applyAsync(rank int, now time.Duration) {
 		s.logClose(i, step)
 		for ro := range s.roles {
 			e := s.entry(&s.chunks[i], step, rank, ro)
+			if e.msg == nil {
+				continue
+			}
 			s.ack(e.member.Worker, &e.msg.Header, wire.LevelApplied)
 			e.drop()
 		}

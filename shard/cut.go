@@ -21,8 +21,12 @@ type pendingCut struct {
 	parts []layout.Section
 }
 
-// cutAt says whether a cut is taken when the job reaches version v.
+// cutAt says whether a cut is taken when the job reaches version v: never
+// between two phases of an update.
 func (s *Shard) cutAt(v uint64) bool {
+	if v%s.phases != 0 {
+		return false
+	}
 	return v == s.cfg.Steps || s.led.Stopped && v == s.led.StopAt || s.cfg.CutEvery > 0 && v > 0 && v%s.cfg.CutEvery == 0
 }
 
@@ -73,8 +77,9 @@ func (s *Shard) copyChunk(c *pendingCut, ci int) {
 		c.parts = append(c.parts, layout.Section{Name: name, Range: r, F32: slices.Clone(x[lo:hi])})
 	}
 	add("params", s.bufs[v%s.keep()])
-	// A job with staleness goes on from older versions too.
-	for back := 1; back <= s.cfg.Staleness && uint64(back) <= v; back++ {
+	// A job with staleness goes on from older versions too, and so does a rule
+	// that wants gradients at the previous parameters.
+	for back := 1; back <= s.older() && uint64(back) <= v; back++ {
 		add(fmt.Sprintf("params-%d", back), s.bufs[(v-uint64(back))%s.keep()])
 	}
 	for i, x := range s.slots {
@@ -83,6 +88,9 @@ func (s *Shard) copyChunk(c *pendingCut, ci int) {
 		}
 	}
 }
+
+// older is how many versions before the newest a worker may need.
+func (s *Shard) older() int { return max(s.cfg.Staleness, s.spec.History()) }
 
 // completeCut hands the finished snapshot to the driver.
 func (s *Shard) completeCut(c *pendingCut) {
@@ -239,7 +247,7 @@ func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
 // hands out; what the cut lacks is gone.
 func (s *Shard) restoreOlder(v uint64, parts []layout.Section) {
 	s.floor = v
-	for back := 1; back <= s.cfg.Staleness && uint64(back) <= v; back++ {
+	for back := 1; back <= s.older() && uint64(back) <= v; back++ {
 		left := s.n
 		for _, p := range parts {
 			if p.Name == fmt.Sprintf("params-%d", back) {

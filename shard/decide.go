@@ -106,41 +106,42 @@ func (s *Shard) initState() {
 	l := s.cfg.Layout
 	l.InitParams(s.cfg.Seed, layout.Range{Lo: s.lo, Hi: s.lo + s.n}, s.bufs[0])
 	s.model = s.model[:0]
-	for i, sl := range s.spec.Slots {
-		switch sl.Class {
-		case optim.Element:
-			s.initSlot(i, sl)
-		case optim.Model:
+	for i := range s.spec.Slots {
+		sl := &s.spec.Slots[i]
+		if sl.Class == optim.Model {
 			s.model = append(s.model, sl.Init)
+			continue
 		}
-	}
-	for i := range s.tens {
-		for j, x := range s.tens[i].Slots {
-			for k := range x {
-				x[k] = s.spec.Slots[j].Init
+		for ti := range s.tens {
+			if t := s.tens[ti].Info; t != nil {
+				s.initSlot(i, ti, sl.In(t))
 			}
 		}
 	}
 }
 
-func (s *Shard) initSlot(i int, sl optim.Slot) {
-	x := s.slots[i]
-	switch {
-	case sl.FromParams:
-		copy(x, s.bufs[0])
-	case sl.Noise != 0:
-		for ti := range s.tens {
-			t := s.tens[ti].Info
-			if t == nil {
-				continue
+// initSlot fills slot i of a tensor with its start; nil means that the tensor
+// has none, and zeros.
+func (s *Shard) initSlot(i, tensor int, sl *optim.Slot) {
+	ts := &s.tens[tensor]
+	if x := s.slots[i]; x != nil {
+		lo, hi := max(ts.Info.Offset, s.lo)-s.lo, min(ts.Info.Offset+ts.Info.Len, s.lo+s.n)-s.lo
+		x = x[lo:hi]
+		switch {
+		case sl == nil || sl.Class != optim.Element:
+			clear(x)
+		case sl.FromParams:
+			copy(x, s.bufs[0][lo:hi])
+		case sl.Noise != 0:
+			layout.InitNoise(s.cfg.Seed, ts.Info, sl.Name, lo+s.lo-ts.Info.Offset, sl.Noise, x)
+		default:
+			for k := range x {
+				x[k] = float32(sl.Init)
 			}
-			lo, hi := max(t.Offset, s.lo), min(t.Offset+t.Len, s.lo+s.n)
-			layout.InitNoise(s.cfg.Seed, t, sl.Name, lo-t.Offset, sl.Noise, x[lo-s.lo:hi-s.lo])
 		}
-	default:
-		for k := range x {
-			x[k] = float32(sl.Init)
-		}
+	}
+	for k := range ts.Slots[i] {
+		ts.Slots[i][k] = sl.Init
 	}
 }
 

@@ -352,7 +352,7 @@ func TestShortSums(t *testing.T) {
 	for n := range 40 {
 		tail := wire.Bytes64(make([]float64, n))
 		s.send(0, wire.Header{Kind: wire.Partial, Job: testJob, Timeline: 1, Shard: 1, Epoch: testEpoch + 1, Count: uint32(n), CRC: wire.Checksum(tail)}, tail)
-		if v, _ := s.shards[0].Versions(); (v == 1) != (n >= s.shards[0].listLen(1, 0)) {
+		if v, _ := s.shards[0].Versions(); (v == 1) != (n >= s.shards[0].listLen(partKey{0, 0, 1})) {
 			t.Fatalf("a list of %d values, version %d", n, v)
 		}
 	}

@@ -48,7 +48,7 @@ func (s *Shard) logClose(ci int, t uint64) {
 		if s.cfg.Mode == Async && rank != s.only {
 			continue
 		}
-		if x := s.entry(&s.chunks[ci], t, rank, 0); x.msg != nil && x.step == t {
+		if x := s.head(&s.chunks[ci], t, rank); x.msg != nil && x.step == t {
 			e.Inputs = append(e.Inputs, LogInput{rank, x.member, x.msg.Timeline, x.msg.CRC})
 		}
 	}

@@ -63,9 +63,7 @@ func (s *Shard) push(m *wire.Message, now time.Duration) {
 		// discarded the whole earlier contribution.
 		e.drop()
 		*e = entry{msg: m, member: member, step: m.Step}
-		if m.Encoding == wire.F32 {
-			e.vals = viewFloat32(m.Tail)
-		}
+		s.view(e)
 		c.counted++
 		if c.first == 0 {
 			c.first = now
@@ -80,6 +78,21 @@ func (s *Shard) push(m *wire.Message, now time.Duration) {
 	}
 	s.ack(member.Worker, &e.msg.Header, wire.LevelStaged)
 	s.atomicReady(rank, m.Step, now)
+}
+
+// view makes e's numbers readable; admit has checked that they are.
+func (s *Shard) view(e *entry) {
+	switch m := e.msg; m.Encoding {
+	case wire.F32:
+		e.vals = viewFloat32(m.Tail)
+	case wire.BF16:
+		e.half = viewHalf(m.Tail)
+	case wire.Rows:
+		var err error
+		if e.runs, e.vals, err = viewRuns(m, s.cfg.Layout.Chunk(int(m.Chunk)).Len()); err != nil {
+			panic("shard: " + err.Error())
+		}
+	}
 }
 
 func (e *entry) drop() {
@@ -126,8 +139,8 @@ func (s *Shard) admit(m *wire.Message) (wire.Code, string) {
 	if ci < s.cfg.Chunks.Lo || ci >= s.cfg.Chunks.Hi {
 		return wire.ErrBadShape, fmt.Sprintf("chunk %d is not in shard %d", m.Chunk, s.cfg.ID)
 	}
-	if s.roleIndex(m.Role) < 0 || m.Phase != 0 {
-		return wire.ErrBadShape, fmt.Sprintf("role %v, phase %d: the rule %s does not ask for it", m.Role, m.Phase, s.spec.Name)
+	if ro := s.roleIndex(m.Role); ro < 0 || int(m.Phase) != s.phaseOf(m.Step) || !s.wants(m.Step, ro) {
+		return wire.ErrBadShape, fmt.Sprintf("role %v, phase %d: the rule %s does not ask for it in step %d", m.Role, m.Phase, s.spec.Name, m.Step)
 	}
 	if m.Step >= s.cfg.Steps {
 		return wire.ErrReadOnly, fmt.Sprintf("step %d: the job has %d steps", m.Step, s.cfg.Steps)
@@ -138,25 +151,55 @@ func (s *Shard) admit(m *wire.Message) (wire.Code, string) {
 	if code := s.holds(m); code != wire.OK {
 		return code, fmt.Sprintf("rank %d", m.Rank)
 	}
-	switch m.Encoding {
-	case wire.Null:
-		if len(m.Tail) != 0 || m.Examples != 0 {
-			return wire.ErrBadShape, "a null contribution has no numbers and no weight"
-		}
-		return wire.OK, ""
-	case wire.F32:
-	default:
-		return wire.ErrBadEncoding, fmt.Sprintf("encoding %d", m.Encoding)
+	if m.Encoding != wire.Null {
+		return s.admitNumbers(m)
 	}
-	want := s.cfg.Layout.Chunk(ci).Len()
-	if int(m.Count) != want || len(m.Tail) != 4*want {
+	if len(m.Tail) != 0 || m.Examples != 0 {
+		return wire.ErrBadShape, "a null contribution has no numbers and no weight"
+	}
+	return wire.OK, ""
+}
+
+// admitNumbers checks the numbers of a push.
+func (s *Shard) admitNumbers(m *wire.Message) (wire.Code, string) {
+	switch {
+	case m.Encoding == wire.BF16 && s.cfg.Half, m.Encoding == wire.F32 && !s.cfg.Half, m.Encoding == wire.Rows && s.spec.Runs && !s.cfg.Half:
+	default:
+		return wire.ErrBadEncoding, fmt.Sprintf("encoding %d is not the job's", m.Encoding)
+	}
+	cr := s.cfg.Layout.Chunk(int(m.Chunk))
+	want, size := cr.Len(), 4
+	if m.Encoding == wire.BF16 {
+		size = 2
+	}
+	if m.Encoding != wire.Rows && (int(m.Count) != want || len(m.Tail) != size*want) {
 		return wire.ErrBadShape, fmt.Sprintf("chunk %d: %d numbers in %d bytes, want %d numbers", m.Chunk, m.Count, len(m.Tail), want)
 	}
 	if wire.Checksum(m.Tail) != m.CRC {
 		return wire.ErrBadCRC, ""
 	}
-	if i := wire.FirstNonFinite(viewFloat32(m.Tail)); i >= 0 {
-		g := s.cfg.Layout.Chunk(ci).Lo + i
+	i := -1
+	switch m.Encoding {
+	case wire.BF16:
+		i = wire.FirstNonFiniteHalf(viewHalf(m.Tail))
+	case wire.Rows:
+		runs, vals, err := viewRuns(m, want)
+		if err != nil {
+			return wire.ErrBadShape, fmt.Sprintf("chunk %d: %v", m.Chunk, err)
+		}
+		if i = wire.FirstNonFinite(vals); i >= 0 {
+			for _, r := range runs {
+				if i >= r.at && i < r.at+r.hi-r.lo {
+					i = r.lo + i - r.at
+					break
+				}
+			}
+		}
+	default:
+		i = wire.FirstNonFinite(viewFloat32(m.Tail))
+	}
+	if i >= 0 {
+		g := cr.Lo + i
 		t := s.cfg.Layout.Find(g)
 		return wire.ErrNotFinite, fmt.Sprintf("rank %d, step %d: %v of tensor %q is not finite at element %d", m.Rank, m.Step, m.Role, t.Name, g-t.Offset)
 	}

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"tributary/comm/wire"
+	"tributary/optim"
 )
 
 // Latest as the version of a pull asks for whatever a chunk is at.
@@ -36,6 +37,10 @@ func (s *Shard) pull(m *wire.Message) {
 	}
 	if v == Latest {
 		v = cur
+	}
+	if m.Point == optim.Eval && s.eval >= 0 {
+		s.pullEval(m, ci, v, cur)
+		return
 	}
 	switch {
 	case v > cur:

@@ -35,14 +35,14 @@ type partKey struct {
 
 func (s *Shard) aggPasses() []optim.Pass { return s.cfg.Agg.Spec(s.cfg.Ranks).Passes }
 
-// stagePass is the pass that stage i runs; rule is false for one of the
+// stagePass is the pass that stage i of a step runs; rule is false for one of the
 // aggregation stage. ok is false after the last stage that reduces.
-func (s *Shard) stagePass(i int) (p optim.Pass, rule, ok bool) {
+func (s *Shard) stagePass(step uint64, i int) (p optim.Pass, rule, ok bool) {
 	agg := s.aggPasses()
 	if i < len(agg) {
 		return agg[i], false, true
 	}
-	rp := s.spec.Phases[0].Passes
+	rp := s.passes(step)
 	if j := i - len(agg); j < len(rp)-1 {
 		return rp[j], true, true
 	}
@@ -71,28 +71,44 @@ func (s *Shard) startReduction(now time.Duration) {
 		}
 	}
 	sc := s.scalars(t, &s.chunks[0])
-	sc.k.Reduced = make([][][]float64, len(s.spec.Phases[0].Passes))
+	sc.k.Reduced = make([][][]float64, len(s.passes(t)))
 	for i := range s.tens {
-		s.tens[i].Reduced = make([][][]float64, len(s.spec.Phases[0].Passes))
+		s.tens[i].Reduced = make([][][]float64, len(s.passes(t)))
 	}
 	s.runStage(now)
 }
 
 func (s *Shard) scratchCount() int {
-	n := 0
-	for _, p := range s.spec.Phases[0].Passes {
-		n += p.Scratch
+	most := 0
+	for _, ph := range s.spec.Phases {
+		n := 0
+		for _, p := range ph.Passes {
+			n += p.Scratch
+		}
+		most = max(most, n)
 	}
-	return n
+	return most
+}
+
+// prepareTensors lets the rule compute what it needs per tensor for a pass.
+func (s *Shard) prepareTensors(pass int, sc *stepScalars) {
+	for i := range s.tens {
+		if ts := &s.tens[i]; ts.Info != nil && !ts.Info.Buffer {
+			optim.PrepareTensor(s.cfg.Rule, pass, &sc.k, ts)
+		}
+	}
 }
 
 // runStage computes this shard's list of the current stage and sends it.
 func (s *Shard) runStage(now time.Duration) {
 	r := &s.red
-	pass, rule, _ := s.stagePass(r.stage)
+	pass, rule, _ := s.stagePass(r.step, r.stage)
 	r.own = nil
-	if len(pass.Reduce) > 0 {
+	if len(pass.Reduce) > 0 || pass.Scratch > 0 {
 		sc := s.scalars(r.step, &s.chunks[0])
+		if rule {
+			s.prepareTensors(r.stage-len(s.aggPasses()), sc)
+		}
 		for ci := range s.chunks {
 			s.stageChunk(ci, sc, pass, rule)
 		}
@@ -128,8 +144,8 @@ func (s *Shard) stageChunk(ci int, sc *stepScalars, pass optim.Pass, rule bool) 
 			last = bi
 			s.openBlock(pass, t, b)
 		}
-		sp.Sums, sp.FirstRow = r.sums, optim.FirstRow(t, b)
-		sp.Gathered = r.gather
+		sp.Sums = r.sums
+		sp.Gathered = s.cutGather(len(sp.W))
 		sp.Scratch = s.spanScratch(sp.At+t.Offset, len(sp.W))
 		if rule {
 			s.cfg.Rule.Apply(pi, &sc.k, sp)
@@ -138,6 +154,16 @@ func (s *Shard) stageChunk(ci int, sc *stepScalars, pass optim.Pass, rule bool) 
 		}
 		s.cfg.Agg.Pass(r.stage, s.work.in, r.sums)
 	})
+}
+
+// cutGather takes the first n elements of the gathered values' buffers.
+func (s *Shard) cutGather(n int) [][]float32 {
+	for i, g := range s.red.gather {
+		if g != nil {
+			s.red.gather[i] = g[:n]
+		}
+	}
+	return s.red.gather
 }
 
 func (s *Shard) spanScratch(global, n int) [][]float32 {
@@ -168,7 +194,7 @@ func (s *Shard) openBlock(pass optim.Pass, t *layout.Tensor, b layout.Block) {
 		r.sums = append(r.sums, x)
 		var g []float32
 		if rd.Op == optim.Gather {
-			g = make([]float32, spanLen)
+			g = make([]float32, optim.SpanLen)
 		}
 		r.gather = append(r.gather, g)
 		at += n
@@ -177,7 +203,7 @@ func (s *Shard) openBlock(pass optim.Pass, t *layout.Tensor, b layout.Block) {
 
 func (s *Shard) keepGathered(pass optim.Pass, b layout.Block, global, n int) {
 	for i, rd := range pass.Reduce {
-		if rd.Op == optim.Gather {
+		if rd.Op == optim.Gather && len(s.red.sums[i]) > 0 {
 			for j := range n {
 				s.red.sums[i][global-b.Lo+j] = float64(s.red.gather[i][j])
 			}
@@ -205,10 +231,10 @@ func (s *Shard) partial(m *wire.Message, now time.Duration) {
 		}
 	}
 	k := partKey{m.Step, int(m.Pass), int(m.Shard)}
-	if _, _, ok := s.stagePass(k.stage); !ok || s.red.lists[k] != nil {
+	if _, _, ok := s.stagePass(k.step, k.stage); !ok || s.red.lists[k] != nil {
 		return
 	}
-	if int(m.Count) != s.listLen(k.shard, k.stage) {
+	if int(m.Count) != s.listLen(k) {
 		return
 	}
 	list := make([]float64, m.Count)
@@ -217,11 +243,11 @@ func (s *Shard) partial(m *wire.Message, now time.Duration) {
 	s.advance(now)
 }
 
-// listLen is the length of the list that a shard sends in a stage.
-func (s *Shard) listLen(shard, stage int) int {
-	pass, _, _ := s.stagePass(stage)
+// listLen is the length of the list that a shard sends in a stage of a step.
+func (s *Shard) listLen(k partKey) int {
+	pass, _, _ := s.stagePass(k.step, k.stage)
 	n := 0
-	s.eachBlock(shard, func(b layout.Block, t *layout.Tensor) {
+	s.eachBlock(k.shard, func(b layout.Block, t *layout.Tensor) {
 		for i := range pass.Reduce {
 			n += pass.Reduce[i].PartialLen(t, b)
 		}
@@ -252,9 +278,9 @@ func (s *Shard) advance(now time.Duration) {
 				return
 			}
 		}
-		s.combine()
+		s.addLists()
 		r.stage++
-		if _, _, more := s.stagePass(r.stage); more {
+		if _, _, more := s.stagePass(r.step, r.stage); more {
 			s.runStage(now)
 			return
 		}
@@ -262,10 +288,10 @@ func (s *Shard) advance(now time.Duration) {
 	}
 }
 
-// combine adds the lists of all shards in block order.
-func (s *Shard) combine() {
+// addLists adds the lists of all shards in block order.
+func (s *Shard) addLists() {
 	r := &s.red
-	pass, rule, _ := s.stagePass(r.stage)
+	pass, rule, _ := s.stagePass(r.step, r.stage)
 	sc := s.scalars(r.step, &s.chunks[0])
 	totals := optim.NewTotals(&pass, s.cfg.Layout, func(tensor int) bool { return s.tens[tensor].Info != nil })
 	parts := make([][]float64, len(pass.Reduce))
@@ -307,7 +333,8 @@ func (s *Shard) finishReduction(now time.Duration) {
 			copy(s.tens[i].Next[j], x)
 		}
 	}
-	last := s.lastPass()
+	last := s.lastPass(t)
+	s.prepareTensors(last, sc)
 	for ci := range s.chunks {
 		s.eachSpan(ci, t, sc, func(_ int, b layout.Block, sp *optim.Span[float32]) {
 			sp.Scratch = s.spanScratch(sp.At+sp.Tensor.Info.Offset, len(sp.W))

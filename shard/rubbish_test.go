@@ -87,8 +87,8 @@ func rubbish(t *rapid.T, s *story, k int) (wire.Header, []byte) {
 		h.Seq = sh.led.N + 1
 	case wire.Partial:
 		h.Shard, h.Epoch = uint32(near("from", uint64(1-k))), near("its epoch", uint64(testEpoch+1-k))
-		if pass, _, ok := sh.stagePass(int(h.Pass)); ok && len(pass.Reduce) >= 0 {
-			h.Count = uint32(near("count", uint64(sh.listLen(1-k, int(h.Pass)))))
+		if pass, _, ok := sh.stagePass(h.Step, int(h.Pass)); ok && len(pass.Reduce) >= 0 {
+			h.Count = uint32(near("count", uint64(sh.listLen(partKey{h.Step, int(h.Pass), 1 - k}))))
 			tail = wire.Bytes64(make([]float64, min(h.Count, 1<<12)))
 		}
 	}

@@ -11,6 +11,7 @@
 package shard
 
 import (
+	"slices"
 	"time"
 
 	"tributary/aggregate"
@@ -37,6 +38,11 @@ func (m Mode) String() string {
 }
 
 // Config is what a shard is made for. It is read only.
+//
+// What is called a step here and in the protocol is one phase of the rule: of
+// a rule with two, such as SAM, updates 1, 2, … are steps 0 and 1, 2 and 3, ….
+// Steps, CutEvery and EvalEvery count such steps and are multiples of the
+// number of phases; only LR takes the number of the update.
 type Config struct {
 	Job       string
 	ID        int // index of the shard
@@ -51,6 +57,8 @@ type Config struct {
 	Mode      Mode
 	Steps     uint64 // steps (per rank when asynchronous) after which nothing closes
 	CutEvery  uint64 // a cut every so many steps; 0: only at the end
+	EvalEvery uint64 // the point of evaluation stays readable at every such step; 0: only at the newest
+	Half      bool   // contributions travel as bfloat16
 	RankState bool   // cuts contain an opaque state of every rank
 	Window    int    // chunks of one rank and step that may be in flight to this shard
 	Broadcast bool   // publish new parameters to all workers unasked
@@ -102,7 +110,9 @@ type Shard struct {
 	n     int // parameters held
 
 	spec   *optim.Spec
-	roles  []optim.Role
+	roles  []optim.Role // all that some step wants
+	phases uint64
+	eval   int         // slot of the point of evaluation; −1: the parameters
 	bufs   [][]float32 // bufs[v%len(bufs)] holds version v
 	slots  [][]float32 // element slots in Spec order, nil for other classes
 	tens   []tensorState
@@ -146,14 +156,18 @@ type chunk struct {
 	version uint64
 	staged  [][]entry // [step % depth][rank*roles+role]
 	parked  []parked
+	evals   [2]evalCopy   // the point of evaluation at the last two steps where it must stay readable
 	first   time.Duration // when the first contribution to the next step came; 0: none has
 	counted int           // used by a planted fault only
 }
 
-// entry is one staged contribution to one chunk.
+// entry is one staged contribution to one chunk. It has vals, half or neither,
+// which is an explicit null; with runs, vals are those of the runs only.
 type entry struct {
 	msg    *wire.Message
-	vals   []float32 // view of the tail; nil for an explicit null
+	vals   []float32 // view of the tail
+	half   []uint16  // view of the tail as bfloat16
+	runs   []run
 	member ledger.Member
 	step   uint64
 }
@@ -188,22 +202,25 @@ type Stats struct {
 func New(cfg Config) *Shard {
 	l := cfg.Layout
 	s := &Shard{cfg: cfg, spec: cfg.Rule.Spec(), states: map[stateKey][]byte{}, saving: map[ledger.CutID]bool{}}
-	s.roles = s.spec.Phases[0].Needs
+	s.roles, s.phases = s.spec.AllRoles(), uint64(len(s.spec.Phases))
+	s.eval = slices.IndexFunc(s.spec.Slots, func(sl optim.Slot) bool { return s.spec.Eval != "" && sl.Name == s.spec.Eval })
 	s.lo = l.Chunk(cfg.Chunks.Lo).Lo
 	s.n = l.Chunk(cfg.Chunks.Hi-1).Hi - s.lo
 	// A chunk at version t may wait for a rank whose worker died and whose step
 	// t is computed again, on version t−N, while others that had the rank's
 	// steps up to t+N are at version t+N+1.
-	keep := 2*cfg.Staleness + 2
+	// A later phase needs the version its step began with, a gradient at the
+	// previous parameters those.
+	keep := 2*cfg.Staleness + 2 + len(s.spec.Phases) - 1 + s.spec.History()
 	if cfg.Mode == Async {
 		keep = 1
 	}
 	for range keep {
 		s.bufs = append(s.bufs, make([]float32, s.n))
 	}
-	for _, sl := range s.spec.Slots {
+	for i := range s.spec.Slots {
 		var x []float32
-		if sl.Class == optim.Element {
+		if s.spec.Slots[i].Elements() {
 			x = make([]float32, s.n)
 		}
 		s.slots = append(s.slots, x)

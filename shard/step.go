@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"slices"
 	"time"
 
 	"tributary/aggregate"
@@ -8,11 +9,6 @@ import (
 	"tributary/layout"
 	"tributary/optim"
 )
-
-// spanLen is how many parameters are combined and updated at a time: the
-// combined gradient of a span stays in the first-level cache, so that decoding,
-// combining and updating are one pass over memory.
-const spanLen = 2048
 
 // stepScalars are the scalars of one step: computed once, logged, and the same
 // on every shard because every shard computes them from the same headers.
@@ -27,6 +23,8 @@ type stepScalars struct {
 type scratch struct {
 	blocks []layout.Block
 	in     [][]float32
+	half   [][]uint16
+	parts  parts
 	g      [optim.NumRoles][]float32
 	slots  [][]float32
 }
@@ -41,15 +39,10 @@ func (s *Shard) initTensors() {
 			continue
 		}
 		st := tensorState{Info: t}
-		for _, sl := range s.spec.Slots {
+		for j := range s.spec.Slots {
 			var x []float64
-			switch sl.Class {
-			case optim.Row:
-				x = make([]float64, t.Len/t.RowLen())
-			case optim.Column:
-				x = make([]float64, t.RowLen())
-			case optim.Tensor:
-				x = make([]float64, 1)
+			if in := s.spec.Slots[j].In(t); in != nil && in.Class.Values(t) > 0 {
+				x = make([]float64, in.Class.Values(t))
 			}
 			st.Slots = append(st.Slots, x)
 			st.Next = append(st.Next, append([]float64(nil), x...))
@@ -57,7 +50,9 @@ func (s *Shard) initTensors() {
 		s.tens[i] = st
 	}
 	for r := range s.work.g {
-		s.work.g[r] = make([]float32, spanLen)
+		// The combined gradient of a span stays in the first-level cache, so that
+		// decoding, combining and updating are one pass over memory.
+		s.work.g[r] = make([]float32, optim.SpanLen)
 	}
 }
 
@@ -103,9 +98,34 @@ func (s *Shard) limit() uint64 {
 	return lim
 }
 
+// phaseOf is which phase of its update step t is, updateOf the number of that.
+func (s *Shard) phaseOf(t uint64) int     { return int(t % s.phases) }
+func (s *Shard) updateOf(t uint64) uint64 { return t/s.phases + 1 }
+
+// wants says whether a contribution to step t carries role number ro.
+func (s *Shard) wants(t uint64, ro int) bool {
+	role := s.roles[ro]
+	return slices.Contains(s.spec.Phases[s.phaseOf(t)].Needs, role) ||
+		s.spec.Optional != nil && slices.Contains(s.spec.Optional(s.updateOf(t)), role)
+}
+
+// head is rank's contribution to step t of chunk c in the first role that the
+// step wants; all roles of a contribution have the same weight and loss.
+func (s *Shard) head(c *chunk, t uint64, rank int) *entry {
+	for ro := range s.roles {
+		if s.wants(t, ro) {
+			return s.entry(c, t, rank, ro)
+		}
+	}
+	return s.entry(c, t, rank, 0)
+}
+
 // has says whether rank's contribution to chunk c at step t is staged.
 func (s *Shard) has(c *chunk, t uint64, rank int) bool {
 	for ro := range s.roles {
+		if !s.wants(t, ro) {
+			continue
+		}
 		e := s.entry(c, t, rank, ro)
 		if e.msg == nil || e.step != t {
 			return false
@@ -122,10 +142,10 @@ func (s *Shard) closeChunk(ci int, now time.Duration) {
 	sc := s.scalars(t, c)
 	if clock := s.cfg.Clock; clock != nil {
 		t0 := clock()
-		s.update(ci, t, sc)
+		s.apply(ci, t, sc)
 		s.stats.UpdateNanos += uint64(clock() - t0)
 	} else {
-		s.update(ci, t, sc)
+		s.apply(ci, t, sc)
 	}
 	s.finishChunk(ci, now)
 }
@@ -140,8 +160,8 @@ func (s *Shard) finishChunk(ci int, now time.Duration) {
 		s.halt(r.Lo+i, t)
 		return
 	}
-	if s.cfg.ID == 0 && ci == 0 {
-		s.noteLoss(t, s.scal[t%uint64(len(s.scal))].k.Loss)
+	if s.cfg.ID == 0 && ci == 0 && s.phaseOf(t) == 0 {
+		s.noteLoss(t/s.phases, s.scal[t%uint64(len(s.scal))].k.Loss)
 	}
 	s.logClose(ci, t)
 	c.version++
@@ -161,6 +181,7 @@ func (s *Shard) finishChunk(ci int, now time.Duration) {
 			e.drop()
 		}
 	}
+	s.keepEval(ci)
 	s.captureChunk(ci)
 	s.publish(ci)
 }
@@ -183,21 +204,22 @@ func (s *Shard) scalars(t uint64, c *chunk) *stepScalars {
 	sc.metas = sc.metas[:0]
 	for rank := range s.cfg.Ranks {
 		m := aggregate.Meta{Rank: rank, Null: true}
-		if e := s.entry(c, t, rank, 0); e.msg != nil && e.step == t && s.led.In(rank) {
+		if e := s.head(c, t, rank); e.msg != nil && e.step == t && s.led.In(rank) {
 			m = aggregate.Meta{Rank: rank, Examples: e.msg.Examples, Loss: e.msg.Loss,
 				Staleness: t - min(t, e.msg.Pulled), Null: e.msg.Encoding == wire.Null}
 		}
 		sc.metas = append(sc.metas, m)
 	}
-	s.computeScalars(sc, t+1, prev)
+	s.computeScalars(sc, s.updateOf(t), s.phaseOf(t), prev)
 	return sc
 }
 
-// computeScalars fills the weights and the rule's scalars for update number n.
-func (s *Shard) computeScalars(sc *stepScalars, n uint64, model []float64) {
+// computeScalars fills the weights and the rule's scalars for a phase of update
+// number n.
+func (s *Shard) computeScalars(sc *stepScalars, n uint64, phase int, model []float64) {
 	sc.weights = s.cfg.Agg.Weights(sc.weights[:0], sc.metas, nil)
 	k := &sc.k
-	k.T, k.Phase, k.LR = n, 0, s.cfg.LR(n)
+	k.T, k.Phase, k.LR = n, phase, s.cfg.LR(n)
 	k.Loss, k.Examples = 0, 0
 	for i, m := range sc.metas {
 		if !m.Null {
@@ -212,24 +234,25 @@ func (s *Shard) computeScalars(sc *stepScalars, n uint64, model []float64) {
 	s.cfg.Rule.Prepare(0, k)
 }
 
-// update runs the last (for most rules the only) pass of the rule over chunk
+// apply runs the last (for most rules the only) pass of the rule over chunk
 // ci, from version t to t+1.
-func (s *Shard) update(ci int, t uint64, sc *stepScalars) {
-	last := s.lastPass()
+func (s *Shard) apply(ci int, t uint64, sc *stepScalars) {
+	last := s.lastPass(t)
 	s.eachSpan(ci, t, sc, func(_ int, _ layout.Block, sp *optim.Span[float32]) {
 		s.cfg.Rule.Apply(last, &sc.k, sp)
 	})
 }
 
-func (s *Shard) lastPass() int { return len(s.spec.Phases[0].Passes) - 1 }
+func (s *Shard) passes(t uint64) []optim.Pass { return s.spec.Phases[s.phaseOf(t)].Passes }
+
+func (s *Shard) lastPass(t uint64) int { return len(s.passes(t)) - 1 }
 
 // eachSpan combines the contributions to chunk ci span by span and calls f.
 func (s *Shard) eachSpan(ci int, t uint64, sc *stepScalars, f func(bi int, b layout.Block, sp *optim.Span[float32])) {
-	c := &s.chunks[ci]
-	cr := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
 	w := &s.work
 	w.blocks = s.cfg.Layout.Blocks(w.blocks[:0], s.cfg.Chunks.Lo+ci)
-	src, dst := s.bufs[t%s.keep()], s.bufs[(t+1)%s.keep()]
+	src, dst := s.bufs[(t-uint64(s.phaseOf(t)))%s.keep()], s.bufs[(t+1)%s.keep()]
+	parts := s.parts(ci, t)
 	var sp optim.Span[float32]
 	for bi, b := range w.blocks {
 		ts := &s.tens[b.Tensor]
@@ -237,22 +260,23 @@ func (s *Shard) eachSpan(ci int, t uint64, sc *stepScalars, f func(bi int, b lay
 			copy(dst[b.Lo-s.lo:b.Hi-s.lo], src[b.Lo-s.lo:b.Hi-s.lo])
 			continue
 		}
-		for lo := b.Lo; lo < b.Hi; lo += spanLen {
-			hi := min(lo+spanLen, b.Hi)
-			for ro, role := range s.roles {
-				w.in = w.in[:0]
-				for rank := range s.cfg.Ranks {
-					var v []float32
-					if e := s.entry(c, t, rank, ro); s.counts(e, rank, t) {
-						v = e.vals[lo-cr.Lo : hi-cr.Lo]
-					}
-					w.in = append(w.in, v)
+		if parts != nil { // what nobody names stays as it is
+			copy(dst[b.Lo-s.lo:b.Hi-s.lo], src[b.Lo-s.lo:b.Hi-s.lo])
+		}
+		for lo := b.Lo; lo < b.Hi; {
+			hi := min(lo+optim.SpanLen, b.Hi)
+			if parts != nil {
+				if lo, hi = parts.next(lo, b.Hi); lo >= b.Hi {
+					break
 				}
-				g := w.g[role][:hi-lo]
-				s.cfg.Agg.Combine(g, w.in, sc.weights)
-				sp.G[role] = g
 			}
-			sp.Tensor, sp.At = ts, lo-ts.Info.Offset
+			for ro, role := range s.roles {
+				if sp.G[role] = nil; s.wants(t, ro) {
+					sp.G[role] = w.g[role][:hi-lo]
+					s.combine(sp.G[role], ci, t, ro, lo, hi, sc.weights)
+				}
+			}
+			sp.Tensor, sp.At, sp.Block, sp.FirstRow = ts, lo-ts.Info.Offset, b, optim.FirstRow(ts.Info, b)
 			sp.W, sp.Out = src[lo-s.lo:hi-s.lo], dst[lo-s.lo:hi-s.lo]
 			w.slots = w.slots[:0]
 			for _, x := range s.slots {
@@ -263,14 +287,43 @@ func (s *Shard) eachSpan(ci int, t uint64, sc *stepScalars, f func(bi int, b lay
 			}
 			sp.Slots = w.slots
 			f(bi, b, &sp)
+			lo = hi
 		}
 	}
+}
+
+// combine overwrites g with the combination of what all ranks pushed in role
+// number ro for parameters lo to hi−1 of chunk ci.
+func (s *Shard) combine(g []float32, ci int, t uint64, ro, lo, hi int, weights []float64) {
+	c, at := &s.chunks[ci], s.cfg.Layout.Chunk(s.cfg.Chunks.Lo+ci).Lo
+	w := &s.work
+	if s.cfg.Half {
+		w.half = w.half[:0]
+		for rank := range s.cfg.Ranks {
+			var v []uint16
+			if e := s.entry(c, t, rank, ro); s.counts(e, rank, t) {
+				v = e.half[lo-at : hi-at]
+			}
+			w.half = append(w.half, v)
+		}
+		s.cfg.Agg.CombineHalf(g, w.half, weights)
+		return
+	}
+	w.in = w.in[:0]
+	for rank := range s.cfg.Ranks {
+		var v []float32
+		if e := s.entry(c, t, rank, ro); s.counts(e, rank, t) {
+			v = e.values(lo-at, hi-at)
+		}
+		w.in = append(w.in, v)
+	}
+	s.cfg.Agg.Combine(g, w.in, weights)
 }
 
 // counts says whether e is part of the update being made: rank's numbers for
 // step t, or, in an asynchronous job, the one contribution being applied.
 func (s *Shard) counts(e *entry, rank int, t uint64) bool {
-	if e.msg == nil || e.vals == nil {
+	if e.msg == nil || e.msg.Encoding == wire.Null {
 		return false
 	}
 	if s.cfg.Mode == Async {
@@ -308,7 +361,11 @@ func (s *Shard) publish(ci int) {
 // params is the message that carries version v of chunk ci.
 func (s *Shard) params(ci int, v uint64) (wire.Header, []byte) {
 	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
-	x := s.bufs[v%s.keep()][r.Lo-s.lo : r.Hi-s.lo]
+	return s.numbers(ci, v, s.bufs[v%s.keep()][r.Lo-s.lo:r.Hi-s.lo])
+}
+
+// numbers is the message that carries x as version v of chunk ci.
+func (s *Shard) numbers(ci int, v uint64, x []float32) (wire.Header, []byte) {
 	tail := wire.Bytes32(x)
 	h := s.header(wire.Params)
 	h.Chunk, h.Step, h.Count, h.CRC = uint32(s.cfg.Chunks.Lo+ci), v, uint32(len(x)), wire.Checksum(tail)

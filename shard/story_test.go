@@ -98,6 +98,7 @@ type story struct {
 	auto           bool                 // decide to close what every shard holds (ByDecision)
 	staged         map[stagedMark]map[uint32]bool
 	closed         uint64
+	sparse         bool // contributions name runs of parameters
 }
 
 type envelope struct {
@@ -295,19 +296,38 @@ type contribution struct {
 	rank           int
 	step           uint64
 	g              [optim.NumRoles][]float32 // nil: null
+	runs           []layout.Range            // parameters that it names; nil: all
 	examples, loss float64
+}
+
+// rolesOf are the roles of a contribution to a step of the job.
+func rolesOf(cfg *Config, step uint64) []optim.Role {
+	spec := cfg.Rule.Spec()
+	n := uint64(len(spec.Phases))
+	return spec.Roles(int(step%n), step/n+1)
 }
 
 // contribute draws rank's numbers for a step: a function of both alone.
 func (s *story) contribute(rank int, step uint64) contribution {
 	k := rng.New(3, "gradient").With(uint64(rank)).With(step)
 	c := contribution{rank: rank, step: step, examples: float64(1 + rank%3), loss: k.Float64(1 << 20)}
-	for _, ro := range s.cfg.Rule.Spec().Phases[0].Needs {
+	for _, ro := range rolesOf(&s.cfg, step) {
 		g := make([]float32, s.cfg.Layout.P)
 		for i := range g {
 			g[i] = float32(k.With(uint64(ro)).Float64(uint64(i))*2 - 1)
+			if s.cfg.Half {
+				g[i] = math.Float32frombits(math.Float32bits(g[i]) &^ 0xffff)
+			}
 		}
 		c.g[ro] = g
+	}
+	if s.sparse {
+		c.runs = []layout.Range{}
+		for lo := k.IntN(1<<21, 5); lo < s.cfg.Layout.P; {
+			hi := min(lo+1+k.IntN(1<<21+uint64(lo), 9), s.cfg.Layout.P)
+			c.runs = append(c.runs, layout.Range{Lo: lo, Hi: hi})
+			lo = hi + 1 + k.IntN(1<<22+uint64(lo), 20)
+		}
 	}
 	return c
 }
@@ -317,9 +337,9 @@ func (s *story) messages(c contribution) []envelope {
 	var out []envelope
 	for k, sh := range s.shards {
 		for ci := sh.cfg.Chunks.Lo; ci < sh.cfg.Chunks.Hi; ci++ {
-			for _, ro := range sh.roles {
+			for _, ro := range rolesOf(&s.cfg, c.step) {
 				h := wire.Header{Kind: wire.Push, Job: testJob, Timeline: sh.led.Timeline, View: sh.led.View, Shard: uint32(k), Epoch: sh.cfg.Epoch,
-					Rank: uint32(c.rank), Step: c.step, Pulled: c.step, Role: ro, Chunk: uint32(ci), Examples: c.examples, Loss: c.loss}
+					Rank: uint32(c.rank), Step: c.step, Pulled: c.step, Role: ro, Chunk: uint32(ci), Phase: uint8(sh.phaseOf(c.step)), Examples: c.examples, Loss: c.loss}
 				m, _ := sh.led.Member(c.rank)
 				h.Worker, h.Incarnation = m.Worker, m.Incarnation
 				if c.g[ro] == nil {
@@ -329,12 +349,34 @@ func (s *story) messages(c contribution) []envelope {
 				}
 				r := s.cfg.Layout.Chunk(ci)
 				tail := wire.Bytes32(c.g[ro][r.Lo:r.Hi])
-				h.Encoding, h.Count, h.CRC = wire.F32, uint32(r.Len()), wire.Checksum(tail)
+				h.Encoding, h.Count = wire.F32, uint32(r.Len())
+				switch {
+				case s.cfg.Half:
+					x := make([]uint16, r.Len())
+					wire.ToHalf(x, c.g[ro][r.Lo:r.Hi])
+					h.Encoding, tail = wire.BF16, wire.BytesHalf(x)
+				case c.runs != nil:
+					var n int
+					tail, n = wire.AppendRuns(nil, runsIn(c.runs, r), c.g[ro][r.Lo:r.Hi])
+					h.Encoding, h.Count = wire.Rows, uint32(n)
+				}
+				h.CRC = wire.Checksum(tail)
 				out = append(out, envelope{k, h, tail})
 			}
 		}
 	}
 	return out
+}
+
+// runsIn are the parts of runs that lie in a chunk.
+func runsIn(runs []layout.Range, chunk layout.Range) []wire.Run {
+	var in []wire.Run
+	for _, r := range runs {
+		if lo, hi := max(r.Lo, chunk.Lo), min(r.Hi, chunk.Hi); lo < hi {
+			in = append(in, wire.Run{Lo: lo - chunk.Lo, Hi: hi - chunk.Lo})
+		}
+	}
+	return in
 }
 
 func (s *story) push(cs ...contribution) {
@@ -457,15 +499,16 @@ func sameBits(t tb, what string, got, want []float32) {
 // twin is the plain second implementation: one process, one shard, whole
 // vectors, contributions combined in rank order.
 type twin struct {
-	cfg Config
-	r   *optim.Runner[float32]
+	cfg  Config
+	r    *optim.Runner[float32]
+	next uint64 // step
 }
 
 func newTwin(cfg Config) *twin {
 	l := cfg.Layout
 	w := make([]float32, l.P)
 	l.InitParams(cfg.Seed, layout.Range{Hi: l.P}, w)
-	return &twin{cfg, optim.NewRunner(cfg.Rule, l, w, optim.RunnerOptions{Seed: cfg.Seed})}
+	return &twin{cfg: cfg, r: optim.NewRunner(cfg.Rule, l, w, optim.RunnerOptions{Seed: cfg.Seed})}
 }
 
 // step takes one update with contributions in rank order.
@@ -475,22 +518,48 @@ func (x *twin) step(cs ...contribution) {
 		ms = append(ms, aggregate.Meta{Rank: c.rank, Examples: c.examples, Loss: c.loss, Null: c.null()})
 	}
 	w := x.cfg.Agg.Weights(nil, ms, nil)
-	in := optim.Input[float32]{LR: x.cfg.LR(x.r.T() + 1)}
+	phases := uint64(len(x.cfg.Rule.Spec().Phases))
+	in := optim.Input[float32]{LR: x.cfg.LR(x.next/phases + 1)}
 	for i, m := range ms {
 		if !m.Null {
 			in.Loss += float64(w[i] * m.Loss)
 			in.Examples += m.Examples
 		}
 	}
-	for _, ro := range x.cfg.Rule.Spec().Phases[0].Needs {
-		var gs [][]float32
+	t := x.next
+	if x.cfg.Mode == Async {
+		t = 0
 		for _, c := range cs {
-			gs = append(gs, c.g[ro])
+			t = max(t, c.step)
 		}
-		in.G[ro] = make([]float32, x.cfg.Layout.P)
-		x.cfg.Agg.Combine(in.G[ro], gs, w)
 	}
-	x.r.Step(in)
+	for _, ro := range rolesOf(&x.cfg, t) {
+		in.G[ro] = make([]float32, x.cfg.Layout.P)
+		for i := range in.G[ro] {
+			var gs [][]float32
+			for _, c := range cs {
+				if gs = append(gs, nil); c.g[ro] != nil && c.names(i) {
+					gs[len(gs)-1] = c.g[ro][i : i+1]
+				}
+			}
+			x.cfg.Agg.Combine(in.G[ro][i:i+1], gs, w)
+		}
+	}
+	if slices.ContainsFunc(cs, func(c contribution) bool { return c.runs != nil && !c.null() }) {
+		in.Runs = []layout.Range{}
+		for i := range x.cfg.Layout.P {
+			if slices.ContainsFunc(cs, func(c contribution) bool { return !c.null() && c.names(i) }) {
+				in.Runs = append(in.Runs, layout.Range{Lo: i, Hi: i + 1})
+			}
+		}
+	}
+	x.r.Phase(int(x.next%phases), in)
+	x.next++
+}
+
+// names says whether c pushes parameter i.
+func (c *contribution) names(i int) bool {
+	return c.runs == nil || slices.ContainsFunc(c.runs, func(r layout.Range) bool { return r.Lo <= i && i < r.Hi })
 }
 
 func (c *contribution) null() bool {
@@ -502,7 +571,7 @@ func (s *story) equal(x *twin) {
 	s.t.Helper()
 	sameBits(s.t, "parameters", s.parameters(), x.r.Params())
 	for i, sl := range s.cfg.Rule.Spec().Slots {
-		if sl.Class == optim.Element {
+		if sl.Elements() {
 			sameBits(s.t, "slot "+sl.Name, s.vector(func(sh *Shard) []float32 { return sh.slots[i] }), x.r.Slot(sl.Name))
 		}
 	}

@@ -43,11 +43,12 @@ const (
 // Encoding is how the tail of a tensor message is encoded. Numbers are frozen.
 type Encoding uint8
 
-// The encodings. Rows is reserved for row-sparse tables.
+// The encodings.
 const (
-	F32 Encoding = iota
-	Rows
-	Null // no tail: an explicit contribution of weight zero
+	F32  Encoding = iota
+	Rows          // runs of parameters and their float32 numbers: a row-sparse contribution
+	Null          // no tail: an explicit contribution of weight zero
+	BF16          // bfloat16: the upper half of float32, rounded to nearest
 )
 
 // Level is how safe an acknowledged contribution is (C5). Numbers are frozen.

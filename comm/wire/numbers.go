@@ -26,7 +26,7 @@ func Float32s(b []byte) (x []float32, ok bool) { return view[float32](b) }
 // Float64s is Float32s for float64 numbers.
 func Float64s(b []byte) (x []float64, ok bool) { return view[float64](b) }
 
-func view[T float32 | float64](b []byte) ([]T, bool) {
+func view[T float32 | float64 | uint16](b []byte) ([]T, bool) {
 	if len(b) == 0 {
 		return nil, true
 	}
@@ -96,7 +96,7 @@ func Bytes64(x []float64) []byte {
 }
 
 // rawBytes views x, which is not empty, as it lies in memory.
-func rawBytes[T float32 | float64](x []T) []byte {
+func rawBytes[T float32 | float64 | uint16](x []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), len(x)*int(unsafe.Sizeof(x[0])))
 }
 

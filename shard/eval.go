@@ -1,0 +1,51 @@
+package shard
+
+import (
+	"slices"
+
+	"tributary/comm/wire"
+	"tributary/optim"
+)
+
+// evalCopy is the point of evaluation of one chunk at one version.
+type evalCopy struct {
+	version uint64
+	data    []float32
+}
+
+// keepEval copies the point of evaluation of chunk ci at the versions where
+// workers evaluate: slots hold their newest value only, while training goes on.
+func (s *Shard) keepEval(ci int) {
+	v := s.chunks[ci].version
+	if s.eval < 0 || s.cfg.EvalEvery == 0 || v%s.cfg.EvalEvery != 0 {
+		return
+	}
+	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
+	e := &s.chunks[ci].evals[v/s.cfg.EvalEvery%2]
+	e.version, e.data = v, append(e.data[:0], s.slots[s.eval][r.Lo-s.lo:r.Hi-s.lo]...)
+}
+
+// pullEval answers with the point of evaluation of chunk ci at version v, which
+// is the newest or one of the last two that were kept.
+func (s *Shard) pullEval(m *wire.Message, ci int, v, newest uint64) {
+	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
+	var x []float32
+	switch {
+	case v > newest:
+		s.refuse(m, wire.ErrAhead, "")
+		return
+	case v == newest:
+		x = s.slots[s.eval][r.Lo-s.lo : r.Hi-s.lo]
+	default:
+		c := &s.chunks[ci]
+		i := slices.IndexFunc(c.evals[:], func(e evalCopy) bool { return e.version == v && len(e.data) > 0 })
+		if i < 0 {
+			s.refuse(m, wire.ErrGone, "")
+			return
+		}
+		x = c.evals[i].data
+	}
+	h, tail := s.numbers(ci, v, x)
+	h.Seq, h.Point = m.Seq, optim.Eval
+	s.toWorker(m.Worker, h, tail)
+}
