@@ -95,20 +95,36 @@ func testModel(t fataler, chunk int) *layout.Layout {
 	return l
 }
 
-// ruleVariants are settings that reach every branch of the rules.
-var ruleVariants = []struct {
+// ruleVariant is one setting of a rule to test, and what to expect of it. The
+// zero values of the expectations suit most rules.
+type ruleVariant struct {
 	name  string
 	hyper map[string]any
-}{
-	{"sgd", nil},
-	{"sgd", map[string]any{"weight_decay": 0.1, "maximize": true}},
-	{"sgd", map[string]any{"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}},
-	{"sgd", map[string]any{"momentum": 0.9, "nesterov": true}},
-	{"adam", nil},
-	{"adam", map[string]any{"weight_decay": 0.1, "betas": []any{0.5, 0}}},
-	{"adamw", map[string]any{"weight_decay": 0.5}},
-	{"lamb", nil},
-	{"lamb", map[string]any{"weight_decay": 0.5}},
+	// drifts says that parameters move although all gradients so far were zero
+	// and there is no decay.
+	drifts bool
+	// shrinks says that the hyper-parameters pull parameters to zero although
+	// weight_decay is not among them.
+	shrinks bool
+	// nanStep is the first step whose gradient reaches the parameters; 0 means 1.
+	nanStep int
+	// limit is the largest magnitude of parameters and inputs at which results
+	// are still finite in float32; 0 means 1e15. A lower one needs a reason.
+	limit float64
+}
+
+// ruleVariants are settings that reach every branch of the rules. Files of
+// rules add theirs in an init.
+var ruleVariants = []ruleVariant{
+	{name: "sgd"},
+	{name: "sgd", hyper: map[string]any{"weight_decay": 0.1, "maximize": true}},
+	{name: "sgd", hyper: map[string]any{"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}},
+	{name: "sgd", hyper: map[string]any{"momentum": 0.9, "nesterov": true}},
+	{name: "adam"},
+	{name: "adam", hyper: map[string]any{"weight_decay": 0.1, "betas": []any{0.5, 0}}},
+	{name: "adamw", hyper: map[string]any{"weight_decay": 0.5}},
+	{name: "lamb"},
+	{name: "lamb", hyper: map[string]any{"weight_decay": 0.5}},
 }
 
 func newRule[T Float](t fataler, i int) Rule[T] {
