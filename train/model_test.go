@@ -278,7 +278,7 @@ func TestUnfoldAndFold(t *testing.T) {
 		number := rapid.Map(rapid.IntRange(-9, 9), func(i int) float32 { return float32(i) }) // sums are exact
 		a := rapid.SliceOfN(number, c*h*w, c*h*w).Draw(t, "a")
 		b := rapid.SliceOfN(number, 9*c*h*w, 9*c*h*w).Draw(t, "b")
-		cols, img := slices.Repeat([]float32{99}, len(b)), slices.Repeat([]float32{99}, len(a))
+		cols, img := slices.Repeat([]float32{99}, len(b)), make([]float32, len(a))
 		unfold(cols, a, c, h, w)
 		fold(img, b, c, h, w)
 		var left, right float32
@@ -308,7 +308,7 @@ func TestPoolKeepsNaN(t *testing.T) {
 	for i := range 4 {
 		x, y := []float32{1, 2, 3, 4}, []float32{0}
 		x[i] = float32(math.NaN())
-		if p.forward(nil, x, y, 1); y[0] == y[0] {
+		if p.forward(dual{}, dual{v: x}, dual{v: y}, 1); y[0] == y[0] {
 			t.Errorf("maximum of %v is %v, want NaN", x, y[0])
 		}
 	}

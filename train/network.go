@@ -12,8 +12,24 @@ import (
 // every matrix has few enough rows for [addMul].
 const chunk = 64
 
+// dual is a quantity v and, in a Hessian-vector product, its derivative along
+// the direction in question: R{v} in Pearlmutter's notation. r is nil outside
+// of such products, and for what does not depend on the parameters.
+type dual struct{ v, r []float32 }
+
+// cut is the given part of d.
+func (d dual) cut(part layout.Range) dual {
+	d.v = d.v[part.Lo:part.Hi]
+	if d.r != nil {
+		d.r = d.r[part.Lo:part.Hi]
+	}
+	return d
+}
+
 // layer is one step of a network. x and dx have n·(length of an input)
-// elements, y and dy n·outLen(), all row by row.
+// elements, y and dy n·outLen(), all row by row; p is all parameters. With
+// p.r every method computes derivatives along p.r as well. All have an r then
+// but for the first layer's x.
 type layer interface {
 	// outLen is the number of elements an example has after the layer.
 	outLen() int
@@ -22,11 +38,12 @@ type layer interface {
 	reserve(n int)
 
 	// forward overwrites y.
-	forward(params, x, y []float32, n int)
+	forward(p, x, y dual, n int)
 
-	// backward adds to grad, the whole gradient, and overwrites dx unless it
-	// is nil. It follows forward on the same x and y and may overwrite dy.
-	backward(params, grad, x, y, dy, dx []float32, n int)
+	// backward overwrites dx, unless dx.v is nil, and adds to the layer's part
+	// of grad the gradient, or with p.r its derivative. It follows forward on
+	// the same p, x and y, and may overwrite dy.
+	backward(p, x, y, dy, dx dual, grad []float32, n int)
 }
 
 // network is a chain of layers followed by the cross-entropy of a softmax.
@@ -37,10 +54,10 @@ type network struct {
 	tensors      []layout.Tensor
 	params       int
 
-	// Workspace for room examples: what each layer puts out, and the
-	// gradient of the loss by it.
+	// Workspace for room examples: what each layer puts out, and the gradient
+	// of the loss by it. Each r is nil until the first Hessian-vector product.
 	room    int
-	act, by [][]float32
+	act, by []dual
 }
 
 // Name implements [Model].
@@ -50,118 +67,115 @@ func (m *network) Name() string { return m.name }
 func (m *network) Tensors() []layout.Tensor { return m.tensors }
 
 // Grad implements [Model].
-func (m *network) Grad(params, x []float32, y []int32, n int, grad []float32) (float64, int) {
-	if len(grad) != m.params {
-		panic(fmt.Sprintf("train: gradient of length %d for %d parameters", len(grad), m.params))
-	}
+func (m *network) Grad(params, x []float32, y []int32, n int, grad []float32) (loss float64, correct int) {
+	want("elements of the gradient", len(grad), m.params)
 	clear(grad)
-	return m.run(params, x, y, n, grad)
+	return m.crossEntropy(params, x, y, n, grad)
 }
 
 // Eval implements [Model].
-func (m *network) Eval(params, x []float32, y []int32, n int) (float64, int) {
-	return m.run(params, x, y, n, nil)
+func (m *network) Eval(params, x []float32, y []int32, n int) (loss float64, correct int) {
+	return m.crossEntropy(params, x, y, n, nil)
 }
 
-// run goes through the n examples chunk by chunk and adds to grad unless it is
-// nil.
-func (m *network) run(params, x []float32, y []int32, n int, grad []float32) (loss float64, correct int) {
-	if len(params) != m.params || len(x) != n*m.dim || len(y) != n {
-		panic(fmt.Sprintf("train: %d parameters, %d inputs and %d labels: want %d, %d and %d",
-			len(params), len(x), len(y), m.params, n*m.dim, n))
-	}
-	if n == 0 {
-		return 0, 0
-	}
-	m.reserve(min(n, chunk))
-	for lo := 0; lo < n; lo += chunk {
-		hi := min(lo+chunk, n)
-		xs, ys := x[lo*m.dim:hi*m.dim], y[lo:hi]
-		scores := m.forward(params, xs, len(ys))
-		var by []float32
-		if grad != nil {
-			by = m.by[len(m.by)-1][:len(scores)]
-		}
-		l, c := crossEntropy(scores, ys, m.classes, by, 1/float64(n))
+// crossEntropy is Grad or, with a nil grad, Eval.
+func (m *network) crossEntropy(params, x []float32, y []int32, n int, grad []float32) (loss float64, correct int) {
+	want("labels", len(y), n)
+	m.run(dual{v: params}, x, n, grad, func(lo, hi int, scores, by dual) {
+		l, c := crossEntropy(scores.v, y[lo:hi], m.classes, by.v, 1/float64(n))
 		loss += l
 		correct += c
-		if grad != nil {
-			m.backward(params, grad, xs, len(ys))
-		}
-	}
-	return loss / float64(n), correct
+	})
+	return loss / math.Max(1, float64(n)), correct
 }
 
-// reserve makes room for n examples. The workspaces are rounded up to 32
-// elements, see [addMulT].
-func (m *network) reserve(n int) {
-	if n <= m.room {
-		return
+// HVP implements [Model].
+func (m *network) HVP(params, v, x []float32, y []int32, n int, out []float32) {
+	want("elements of the vector", len(v), m.params)
+	want("elements of the product", len(out), m.params)
+	want("labels", len(y), n)
+	clear(out)
+	m.run(dual{params, v}, x, n, out, func(lo, hi int, scores, by dual) {
+		crossEntropy(scores.v, y[lo:hi], m.classes, by.v, 1/float64(n))
+		softmaxAlong(scores, m.classes, by.r, 1/float64(n))
+	})
+}
+
+// run goes through the n examples chunk by chunk. For each chunk top gets the
+// numbers of its examples, from lo to hi, and their scores. Unless grad is nil
+// top must overwrite by with the gradient of the loss by the scores, from
+// where it is propagated back and added to grad. With p.r all have derivatives
+// along it, and grad gets the gradient's.
+func (m *network) run(p dual, x []float32, n int, grad []float32, top func(lo, hi int, scores, by dual)) {
+	want("parameters", len(p.v), m.params)
+	want("inputs", len(x), n*m.dim)
+	m.reserve(min(n, chunk), p.r != nil)
+	for lo := 0; lo < n; lo += chunk {
+		hi := min(lo+chunk, n)
+		xs := dual{v: x[lo*m.dim : hi*m.dim]}
+		scores, by := m.forward(p, xs, hi-lo), dual{}
+		if grad == nil {
+			top(lo, hi, scores, by)
+			continue
+		}
+		by = m.rows(m.by, len(m.layers)-1, hi-lo, p)
+		top(lo, hi, scores, by)
+		m.backward(p, xs, grad, hi-lo)
 	}
-	m.room, m.act, m.by = n, nil, nil
-	for _, l := range m.layers {
-		m.act = append(m.act, workspace(n*l.outLen()))
-		m.by = append(m.by, workspace(n*l.outLen()))
-		l.reserve(n)
+}
+
+// want panics unless a slice has the length it must have.
+func want(what string, got, want int) {
+	if got != want {
+		panic(fmt.Sprintf("train: %d %s, want %d", got, what, want))
 	}
+}
+
+// reserve makes room for n examples, and for derivatives if along is true. The
+// workspaces are rounded up to 32 elements, see [addMulT].
+func (m *network) reserve(n int, along bool) {
+	if n > m.room {
+		m.room, m.act, m.by = n, make([]dual, len(m.layers)), make([]dual, len(m.layers))
+		for i, l := range m.layers {
+			m.act[i].v, m.by[i].v = workspace(n*l.outLen()), workspace(n*l.outLen())
+			l.reserve(n)
+		}
+	}
+	if along && m.room > 0 && m.act[0].r == nil {
+		for i, l := range m.layers {
+			m.act[i].r, m.by[i].r = workspace(m.room*l.outLen()), workspace(m.room*l.outLen())
+		}
+	}
+}
+
+// rows is the part of layer i's workspace that n examples take, with
+// derivatives only if p has some.
+func (m *network) rows(work []dual, i, n int, p dual) dual {
+	d := work[i]
+	if p.r == nil {
+		d.r = nil
+	}
+	return d.cut(layout.Range{Hi: n * m.layers[i].outLen()})
 }
 
 // forward returns the scores of n examples, n×classes.
-func (m *network) forward(params, x []float32, n int) []float32 {
+func (m *network) forward(p, x dual, n int) dual {
 	for i, l := range m.layers {
-		y := m.act[i][:n*l.outLen()]
-		l.forward(params, x, y, n)
+		y := m.rows(m.act, i, n, p)
+		l.forward(p, x, y, n)
 		x = y
 	}
 	return x
 }
 
-func (m *network) backward(params, grad, x []float32, n int) {
+func (m *network) backward(p, x dual, grad []float32, n int) {
 	for i := len(m.layers) - 1; i >= 0; i-- {
-		l := m.layers[i]
-		size := n * l.outLen()
-		in, dx := x, []float32(nil)
+		in, dx := x, dual{}
 		if i > 0 {
-			k := n * m.layers[i-1].outLen()
-			in, dx = m.act[i-1][:k], m.by[i-1][:k]
+			in, dx = m.rows(m.act, i-1, n, p), m.rows(m.by, i-1, n, p)
 		}
-		l.backward(params, grad, in, m.act[i][:size], m.by[i][:size], dx, n)
+		m.layers[i].backward(p, in, m.rows(m.act, i, n, p), m.rows(m.by, i, n, p), dx, grad, n)
 	}
-}
-
-// crossEntropy returns the sum of −ln softmax(scores)[label] over the rows of
-// scores, and how many rows have their greatest score, the first one if there
-// are several, at the label. Unless by is nil it overwrites by with scale
-// times the gradient of the sum, scale·(softmax(scores) − onehot(label)).
-// Sums are float64; the greatest score is subtracted first, so that no
-// exponential overflows. A NaN score makes the loss NaN.
-func crossEntropy(scores []float32, labels []int32, classes int, by []float32, scale float64) (loss float64, correct int) {
-	for i, label := range labels {
-		z := scores[i*classes : (i+1)*classes]
-		best := 0
-		for j, v := range z {
-			if v > z[best] {
-				best = j
-			}
-		}
-		if best == int(label) {
-			correct++
-		}
-		top, sum := float64(z[best]), 0.0
-		for _, v := range z {
-			sum += math.Exp(float64(v) - top)
-		}
-		loss += math.Log(sum) + top - float64(z[label])
-		if by == nil {
-			continue
-		}
-		d := by[i*classes : (i+1)*classes]
-		for j, v := range z {
-			d[j] = float32(scale * math.Exp(float64(v)-top) / sum)
-		}
-		d[label] = float32(scale * (math.Exp(float64(z[label])-top)/sum - 1))
-	}
-	return loss, correct
 }
 
 // kaiming is half the width of the interval that weights with fanIn inputs are

@@ -1,7 +1,9 @@
 package train
 
 import (
+	"hash/fnv"
 	"math"
+	"slices"
 
 	"tributary/internal/rng"
 	"tributary/layout"
@@ -12,6 +14,17 @@ import (
 type twin struct {
 	spec  ModelSpec
 	shape Shape
+}
+
+// pieces names the linear piece of each ReLU and maximum that is active on the
+// examples: two points of equal pieces have, in all likelihood, no kink
+// between them.
+func (t twin) pieces(params []float64, x []float32) uint64 {
+	hash := fnv.New64a()
+	for ; len(x) > 0; x = x[t.shape.Dim:] {
+		t.trace(params, x[:t.shape.Dim], func(active int) { hash.Write([]byte{byte(active)}) })
+	}
+	return hash.Sum64()
 }
 
 // loss is the mean cross-entropy and the number of right answers.
@@ -34,6 +47,11 @@ func (t twin) loss(params []float64, x []float32, y []int32) (mean float64, corr
 }
 
 func (t twin) scores(params []float64, example []float32) []float64 {
+	return t.trace(params, example, func(int) {})
+}
+
+// trace is scores and calls active with the piece of every unit.
+func (t twin) trace(params []float64, example []float32, active func(int)) []float64 {
 	x := make([]float64, len(example))
 	for i, v := range example {
 		x[i] = float64(v)
@@ -45,15 +63,12 @@ func (t twin) scores(params []float64, example []float32) []float64 {
 	}
 	cin, h, w := 1, t.shape.Height, t.shape.Width
 	for _, cout := range t.spec.Channels {
-		x = twinConv(x, take(cout*cin*9), take(cout), cin, cout, h, w)
-		x = twinPool(x, cout, h, w)
+		x = twinReLU(twinConv(x, take(cout*cin*9), take(cout), cin, cout, h, w), active)
+		x = twinPool(x, cout, h, w, active)
 		cin, h, w = cout, h/2, w/2
 	}
 	for _, width := range t.spec.Hidden {
-		x = twinDense(x, take(width*len(x)), take(width))
-		for i := range x {
-			x[i] = max(x[i], 0)
-		}
+		x = twinReLU(twinDense(x, take(width*len(x)), take(width)), active)
 	}
 	out := twinDense(x, take(t.shape.Classes*len(x)), take(t.shape.Classes))
 	if len(params) != 0 {
@@ -73,7 +88,17 @@ func twinDense(x, weight, bias []float64) []float64 {
 	return y
 }
 
-// twinConv is the convolution and ReLU.
+func twinReLU(x []float64, active func(int)) []float64 {
+	for i, v := range x {
+		if x[i] = max(v, 0); v > 0 {
+			active(1)
+		} else {
+			active(0)
+		}
+	}
+	return x
+}
+
 func twinConv(x, weight, bias []float64, cin, cout, h, w int) []float64 {
 	y := make([]float64, cout*h*w)
 	for o := range cout {
@@ -89,20 +114,22 @@ func twinConv(x, weight, bias []float64, cin, cout, h, w int) []float64 {
 						}
 					}
 				}
-				y[(o*h+r)*w+s] = max(v, 0)
+				y[(o*h+r)*w+s] = v
 			}
 		}
 	}
 	return y
 }
 
-func twinPool(x []float64, c, h, w int) []float64 {
+func twinPool(x []float64, c, h, w int, active func(int)) []float64 {
 	var y []float64
 	for ch := range c {
 		for r := 0; r+1 < h; r += 2 {
 			for s := 0; s+1 < w; s += 2 {
 				at := (ch*h+r)*w + s
-				y = append(y, max(x[at], x[at+1], x[at+w], x[at+w+1]))
+				square := []float64{x[at], x[at+1], x[at+w], x[at+w+1]}
+				y = append(y, slices.Max(square))
+				active(slices.Index(square, slices.Max(square)))
 			}
 		}
 	}
