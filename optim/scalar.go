@@ -53,3 +53,61 @@ func sinSeries(y float64) float64 {
 	}
 	return float64(s * y)
 }
+
+// powReal is x to the power y for x ≥ 0, with a relative error below
+// (2 + |y|)·2⁻⁵²; powReal(x, 0) is 1, and x below 0 or NaN gives NaN. With
+// x = 2ᵉ·m and n the integer next to y·log₂x it is 2ⁿ·exp((y·e − n)·ln 2 + y·ln m).
+func powReal(x, y float64) float64 {
+	switch {
+	case y == 0 || x == 1:
+		return 1
+	case x != x || y != y || x < 0:
+		return math.NaN()
+	case x == 0 || math.IsInf(x, 1):
+		if (x == 0) == (y > 0) {
+			return 0
+		}
+		return math.Inf(1)
+	}
+	m, exp := math.Frexp(x)
+	if m < math.Sqrt2/2 {
+		m, exp = m+m, exp-1
+	}
+	e := float64(exp)
+	// The upper half of y times e, which has 11 bits, is exact, and so is what
+	// is left of it without n: hence no digit is lost to the size of the power.
+	high := float64(float32(y))
+	ylogm := float64(y * logNear1(m))
+	n := math.Floor(float64(y*e) + float64(ylogm*(1/math.Ln2)) + 0.5)
+	if !(n > -1200 && n < 1200) { // beyond the range of float64
+		if n > 0 {
+			return math.Inf(1)
+		}
+		return 0
+	}
+	rest := (float64(high*e) - n) + float64((y-high)*e)
+	return math.Ldexp(expSmall(float64(rest*math.Ln2)+ylogm), int(n))
+}
+
+// logNear1 is ln m for m within a factor √2 of 1: 2·artanh s with
+// s = (m−1)/(m+1), by its series up to s²³, whose first omitted term is below
+// 1e-18 of the result.
+func logNear1(m float64) float64 {
+	s := (m - 1) / (m + 1)
+	z := float64(s * s)
+	sum := 1.0 / 23
+	for _, c := range [...]float64{1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11, 1.0 / 9, 1.0 / 7, 1.0 / 5, 1.0 / 3} {
+		sum = float64(sum*z) + c
+	}
+	return float64(2 * (s + float64(s*float64(z*sum))))
+}
+
+// expSmall is eˣ for |x| ≤ ½·ln 2 by its Taylor series up to x¹⁴, whose first
+// omitted term is below 2e-19.
+func expSmall(x float64) float64 {
+	sum := 1.0
+	for k := 14.0; k >= 1; k-- {
+		sum = 1 + float64(sum*x)/k
+	}
+	return sum
+}

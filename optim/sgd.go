@@ -49,6 +49,7 @@ func newSGD[T Float](v Values) (Rule[T], error) {
 		r.sign = -1
 	}
 	r.spec = elementWise("sgd")
+	r.spec.Runs = !r.hasMomentum
 	if r.hasMomentum {
 		r.spec.Slots = []Slot{{Name: "u"}}
 	}
