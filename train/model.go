@@ -26,7 +26,8 @@ import (
 //
 // x holds n examples row by row, y their classes, each in [0, Classes) of the
 // [Shape] the model was made for. Slices of another length are a programmer's
-// mistake and panic. Arguments are only read, except grad and out.
+// mistake and panic. Arguments are only read, but for those a method says it
+// overwrites.
 //
 // A NaN or Inf in parameters or inputs reaches the loss, unless it only meets
 // zeros: products skip them, so a NaN weight of a hidden unit that is off for
@@ -59,6 +60,36 @@ type Model interface {
 	// Pearlmutter, "Fast exact multiplication by the Hessian", Neural
 	// Computation 6 (1994), eq. 12 to 15.
 	HVP(params, v, x []float32, y []int32, n int, out []float32)
+
+	// Scores overwrites out, n×Classes, with the scores (logits) of the n
+	// examples, whose softmax the model takes for the classes' probabilities.
+	// As to allocation see Grad.
+	Scores(params, x []float32, n int, out []float32)
+
+	// SampleLabels overwrites each y[i] with a class drawn from the model's
+	// own distribution at example i: the inverse distribution function at
+	// u(i), a uniform number in [0, 1). u is called once for each i, in
+	// ascending order. The gradient with such labels is that of the
+	// Gauss-Newton-Bartlett estimator of the Hessian's diagonal, (size of the
+	// batch)·g². With NaN among the scores y[i] is a class, but any. As to
+	// allocation see Grad.
+	//
+	// Liu et al., "Sophia", ICLR 2024, Algorithm 2, arXiv:2305.14342.
+	SampleLabels(params, x []float32, n int, u func(i int) float64, y []int32)
+
+	// GradSoft is Grad with a teacher in the place of labels. targets, n×Classes,
+	// are the teacher's scores; the loss is the mean over the n examples of
+	//
+	//	T²·KL(softmax(targets/T) ‖ softmax(scores/T))
+	//
+	// in nats, with T = temperature, which must be positive and finite. T²
+	// keeps the gradient's size when T changes. The loss is 0 where student and
+	// teacher agree, its gradient by the scores T·(softmax(scores/T) −
+	// softmax(targets/T)) of each example.
+	//
+	// Hinton, Vinyals and Dean, "Distilling the knowledge in a neural
+	// network", 2015, section 2, arXiv:1503.02531.
+	GradSoft(params, x, targets []float32, temperature float64, n int, grad []float32) (loss float64)
 }
 
 // ModelSpec chooses an architecture.
