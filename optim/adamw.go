@@ -7,7 +7,7 @@ func init() {
 		Name:   "adamw",
 		Doc:    "Adam with decoupled weight decay",
 		Paper:  "Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; pytorch/pytorch torch/optim/adamw.py",
-		Hypers: adamHypers(1e-3, 1e-8, 0.01, "decoupled decay: w shrinks by lr·weight_decay"),
+		Hypers: append(adamHypers(1e-3, 1e-8, 0.01, "decoupled decay: w shrinks by lr·weight_decay"), amsgradFlag()),
 		New32:  newAdamW[float32],
 		New64:  newAdamW[float64],
 	})
@@ -35,6 +35,9 @@ type adamW[T Float] struct {
 }
 
 func newAdamW[T Float](v Values) (Rule[T], error) {
+	if v.Bool("amsgrad") {
+		return newAMSGradW[T](v)
+	}
 	return &adamW[T]{adamValues(v), elementWise("adamw", moments()...)}, nil
 }
 

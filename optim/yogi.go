@@ -1,10 +1,6 @@
 package optim
 
-import (
-	"math"
-
-	"tributary/internal/vec"
-)
+import "tributary/internal/vec"
 
 func init() {
 	Register(Def{
@@ -58,8 +54,7 @@ func (r *yogi[T]) Spec() *Spec { return &r.spec }
 
 // Prepare implements [Rule].
 func (r *yogi[T]) Prepare(_ int, k *Step) {
-	step := float64(k.LR*math.Sqrt(biasCorrection(r.b2, k.T))) / biasCorrection(r.b1, k.T)
-	k.Coef = append(k.Coef[:0], step)
+	k.Coef = append(k.Coef[:0], hatStep(k.LR, r.b1, r.b2, k.T))
 }
 
 // Apply implements [Rule].
