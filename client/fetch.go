@@ -16,10 +16,11 @@ import (
 	"tributary/shard"
 )
 
-// Snapshot is a whole model at one version.
+// Snapshot is a whole model at one version: the parameters to evaluate and to
+// serve.
 type Snapshot struct {
 	Params   []float32
-	Step     uint64
+	Step     uint64 // updates made
 	Timeline uint64
 }
 
@@ -54,7 +55,7 @@ func Fetch(ctx context.Context, data, control comm.Conn, p *job.Pipeline) (*Snap
 	if err := f.run(ctx); err != nil {
 		return nil, fmt.Errorf("read the model of %q: %w", job, err)
 	}
-	return &Snapshot{f.params, f.led.Newest().Step, f.led.Timeline}, nil
+	return &Snapshot{f.params, f.led.Newest().Step / p.Phases, f.led.Timeline}, nil
 }
 
 type fetcher struct {
@@ -146,7 +147,7 @@ func (f *fetcher) pull() {
 		f.out++
 		k := f.shardOf(c)
 		h := f.header(wire.Pull)
-		h.Shard, h.Chunk, h.Point = uint32(k), uint32(c), optim.Train
+		h.Shard, h.Chunk, h.Point = uint32(k), uint32(c), optim.Eval
 		if k < len(f.led.Epochs) {
 			h.Epoch = f.led.Epochs[k]
 		}

@@ -95,7 +95,7 @@ func newFleet(t *rapid.T, workers int) *fleet {
 	}
 	f.cfg = c
 	f.plan = &Plan{Layout: l, Shards: c.Shards, Ranks: c.Ranks, Staleness: c.Staleness, Pinned: true, Broadcast: c.Broadcast, Steps: c.Steps, Window: c.Window,
-		Streaming: c.Mode == shard.Streaming, Roles: c.Rule.Spec().Phases[0].Needs}
+		Streaming: c.Mode == shard.Streaming, Rule: c.Rule.Spec()}
 	for k, r := range l.Shards(c.Shards) {
 		c.ID, c.Chunks, c.Epoch = k, r, uint64(10+k)
 		f.shards = append(f.shards, shard.New(c))
@@ -277,7 +277,7 @@ func (f *fleet) compute(w *node) {
 	}
 	r := w.work.Ranks[0]
 	w.work.Ranks = w.work.Ranks[1:]
-	c := gradients(f.plan.Roles, r, w.work.Step, w.work.Params)
+	c := gradients(w.work.Roles, r, w.work.Step, w.work.Params)
 	c.Version = w.work.Version
 	outs, err := w.ses.Push(c, f.now)
 	if err != nil {
@@ -314,7 +314,7 @@ func (f *fleet) want() []float32 {
 		in := optim.Input[float32]{LR: 0.1}
 		gs := map[optim.Role][][]float32{}
 		for rank := range f.cfg.Ranks {
-			c := gradients(f.plan.Roles, rank, step, versions[step-min(step, uint64(f.cfg.Staleness))])
+			c := gradients(f.plan.Roles(step), rank, step, versions[step-min(step, uint64(f.cfg.Staleness))])
 			ms = append(ms, aggregate.Meta{Rank: rank, Examples: c.Examples})
 			for ro, g := range c.Extra {
 				gs[ro] = append(gs[ro], g)

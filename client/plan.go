@@ -25,7 +25,7 @@ func NewPlan(p *job.Pipeline) *Plan {
 	s := p.Spec
 	return &Plan{
 		Layout: p.Layout, Shards: p.Shards, Ranks: p.Ranks, Staleness: s.Staleness, Pinned: s.Pinned, Broadcast: p.Broadcast,
-		Steps: p.Steps, Window: p.Window, Streaming: p.Mode == shard.Streaming, RankState: s.RankState, Roles: p.Rule.Spec().Phases[0].Needs,
+		Steps: p.Steps, Window: p.Window, Streaming: p.Mode == shard.Streaming, RankState: s.RankState, Rule: p.Rule.Spec(), Half: s.Encoding == job.BF16,
 		NullBad: s.OnBad == "null", Durable: s.Level == "durable", Retry: time.Duration(s.Timeouts.Retry),
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"tributary/comm/wire"
 	"tributary/ledger"
+	"tributary/optim"
 )
 
 func (s *Session) recv(m *wire.Message) {
@@ -141,6 +142,7 @@ func (s *Session) restart() {
 	}
 	clear(s.ranks)
 	clear(s.loaded)
+	s.eval = evaluation{}
 	s.pushedTo = 0
 	s.seq++
 	s.lastPush = s.seq
@@ -175,6 +177,10 @@ func (s *Session) takeView() {
 func (s *Session) acked(m *wire.Message) {
 	if n := int(m.Credit); n > 0 {
 		s.credit[m.Shard] = min(n, s.plan.Window)
+	}
+	if m.Point == optim.Eval {
+		s.evalRefused(m)
+		return
 	}
 	switch m.Code {
 	case wire.OK, wire.ErrDuplicate, wire.ErrLate: // late: nobody wants it any more
@@ -214,12 +220,12 @@ func (s *Session) acked(m *wire.Message) {
 // be staged. Each role is a message of its own, which may have been lost while
 // the others arrived.
 func (s *Session) allStaged(c *contribution, m *wire.Message) bool {
-	i := slices.Index(s.plan.Roles, m.Role)
+	i := slices.Index(c.roles, m.Role)
 	if i < 0 {
 		return false
 	}
 	c.acked[m.Chunk] |= 1 << i
-	return c.acked[m.Chunk] == 1<<len(s.plan.Roles)-1
+	return c.acked[m.Chunk] == 1<<len(c.roles)-1
 }
 
 // mark records how far a pushed chunk got.
@@ -249,6 +255,10 @@ func (s *Session) params(m *wire.Message) {
 	}
 	r := s.plan.Layout.Chunk(ci)
 	if int(m.Count) != r.Len() || len(m.Tail) != 4*r.Len() || wire.Checksum(m.Tail) != m.CRC {
+		return
+	}
+	if m.Point == optim.Eval {
+		s.evalChunk(m, ci, r)
 		return
 	}
 	if !s.async() {

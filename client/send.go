@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"tributary/comm/wire"
+	"tributary/layout"
 	"tributary/optim"
 )
 
@@ -26,6 +27,7 @@ func (s *Session) advance() {
 	s.pushChunks()
 	s.wantVersions()
 	s.pullChunks()
+	s.pullEval()
 }
 
 func (s *Session) join() {
@@ -109,8 +111,9 @@ func (s *Session) pushNext(c *contribution, k int) bool {
 
 func (s *Session) sendChunk(c *contribution, k, ci int) {
 	r := s.plan.Layout.Chunk(ci)
-	for i, role := range s.plan.Roles {
+	for i, role := range c.roles {
 		h := s.header(wire.Push)
+		h.Phase = uint8(s.plan.phase(c.Step))
 		h.Rank, h.Step, h.Pulled = uint32(c.Rank), c.Step, c.Version
 		h.Role, h.Chunk, h.Chunks = role, uint32(ci), uint32(s.plan.Layout.Chunks())
 		h.Loss, h.Examples = c.Loss, c.Examples
@@ -119,10 +122,31 @@ func (s *Session) sendChunk(c *contribution, k, ci int) {
 			s.toShard(k, h, nil)
 			continue
 		}
+		h.Encoding, h.Count = wire.F32, uint32(r.Len())
 		tail := wire.Bytes32(c.tails[i][r.Lo:r.Hi])
-		h.Encoding, h.Count, h.CRC = wire.F32, uint32(r.Len()), wire.Checksum(tail)
+		switch {
+		case s.plan.Half:
+			half := make([]uint16, r.Len())
+			wire.ToHalf(half, c.tails[i][r.Lo:r.Hi])
+			h.Encoding, tail = wire.BF16, wire.BytesHalf(half)
+		case c.Runs != nil:
+			var n int
+			tail, n = wire.AppendRuns(nil, runsIn(c.Runs, r), c.tails[i][r.Lo:r.Hi])
+			h.Encoding, h.Count = wire.Rows, uint32(n)
+		}
+		h.CRC = wire.Checksum(tail)
 		s.toShard(k, h, tail)
 	}
+}
+
+// runsIn are the parts of runs that lie in a chunk, counted from its start.
+func runsIn(runs []layout.Range, chunk layout.Range) []wire.Run {
+	i, _ := slices.BinarySearchFunc(runs, chunk.Lo, func(r layout.Range, lo int) int { return r.Hi - lo - 1 })
+	var in []wire.Run
+	for ; i < len(runs) && runs[i].Lo < chunk.Hi; i++ {
+		in = append(in, wire.Run{Lo: max(runs[i].Lo, chunk.Lo) - chunk.Lo, Hi: min(runs[i].Hi, chunk.Hi) - chunk.Lo})
+	}
+	return in
 }
 
 // wantVersions gives a buffer to every version that a rank needs next. Where
@@ -140,6 +164,9 @@ func (s *Session) wantVersions() {
 			continue
 		}
 		want := s.wants(r)
+		if s.plan.wantsPrev(r.next) && s.held(want-1) == nil {
+			s.wantPrev(want - 1)
+		}
 		if slices.ContainsFunc(ranks[:i], func(q *rankState) bool { return s.claims(q, want) }) {
 			continue
 		}
@@ -160,6 +187,20 @@ func (s *Session) wantVersions() {
 	}
 }
 
+// wantPrev asks for the version before the one a rank computes on. Whoever
+// computed the step before has it.
+func (s *Session) wantPrev(v uint64) {
+	x := &s.vers[v%uint64(len(s.vers))]
+	if x.lent || x.used && x.v == v && x.pulling || x.used && x.v > v {
+		return
+	}
+	if x.used && x.v == v {
+		x.pulling = true
+		return
+	}
+	s.assign(x, v, true)
+}
+
 // claims says whether rank r needs the buffer of version v for another version.
 func (s *Session) claims(r *rankState, v uint64) bool {
 	if !r.known || r.issued || r.next >= s.plan.Steps {
@@ -172,7 +213,7 @@ func (s *Session) claims(r *rankState, v uint64) bool {
 // wanted says whether a rank needs version n to go on.
 func (s *Session) wanted(n uint64) bool {
 	for _, r := range s.ranks {
-		if r.known && !r.issued && r.next < s.plan.Steps && s.wants(r) == n {
+		if r.known && !r.issued && r.next < s.plan.Steps && (s.wants(r) == n || s.plan.wantsPrev(r.next) && s.wants(r) == n+1) {
 			return true
 		}
 	}

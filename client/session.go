@@ -25,7 +25,8 @@ type Plan struct {
 	Window    int  // chunks in flight per rank, step and shard
 	Streaming bool // chunks are applied as they come; credit returns only then
 	RankState bool // every contribution carries its rank's opaque state
-	Roles     []optim.Role
+	Rule      *optim.Spec
+	Half      bool // numbers travel as bfloat16
 	// NullBad turns a contribution that is not finite into an explicit null
 	// one, of weight zero on every shard, instead of an error.
 	NullBad bool
@@ -33,6 +34,21 @@ type Plan struct {
 	// cut.
 	Durable bool
 	Retry   time.Duration // first wait before asking again; 0: the session's
+}
+
+// phase is which phase of its update step is.
+func (p *Plan) phase(step uint64) int { return int(step % uint64(len(p.Rule.Phases))) }
+
+// Update is the number of the update, from 1, that step is a phase of.
+func (p *Plan) Update(step uint64) uint64 { return step/uint64(len(p.Rule.Phases)) + 1 }
+
+// Roles are those of a contribution to a step.
+func (p *Plan) Roles(step uint64) []optim.Role { return p.Rule.Roles(p.phase(step), p.Update(step)) }
+
+// wantsPrev says whether a contribution to step needs the version before the
+// step's.
+func (p *Plan) wantsPrev(step uint64) bool {
+	return step > 0 && slices.Contains(p.Roles(step), optim.GradPrev)
 }
 
 // Session is the worker's side of the protocol as a pure state machine: the
@@ -55,6 +71,7 @@ type Session struct {
 	vers   []version
 	ranks  map[int]*rankState
 	flight []*contribution
+	eval   evaluation
 	seq    uint64
 
 	joinAt, beatAt, newsAt time.Duration
@@ -133,12 +150,17 @@ type rankState struct {
 
 // Contribution is the gradient of one rank at one step.
 type Contribution struct {
-	Rank     int
-	Step     uint64
-	Version  uint64 // of the parameters it was computed on
-	Grad     []float32
-	Extra    map[optim.Role][]float32 // further roles the rule asks for
-	Examples float64                  // weight; 0 counts as 1
+	Rank    int
+	Step    uint64
+	Version uint64 // of the parameters it was computed on
+	Grad    []float32
+	Extra   map[optim.Role][]float32 // further roles the rule asks for
+	// Runs, if not nil, are the runs of parameters that the contribution names,
+	// ascending and apart: of Grad only their numbers count, and all other
+	// parameters keep their value and state unless another rank names them.
+	// Only for rules that take row-sparse contributions ([optim.Spec.Runs]).
+	Runs     []layout.Range
+	Examples float64 // weight; 0 counts as 1
 	Loss     float64
 	Null     bool // an explicit contribution of weight zero
 	// State is the rank's opaque state after this step, for the next cut.
@@ -156,6 +178,7 @@ const (
 
 type contribution struct {
 	Contribution
+	roles []optim.Role
 	tails [][]float32 // by role
 	state []chunkState
 	acked []uint32 // per chunk: roles known to be staged, one bit each
@@ -196,7 +219,7 @@ func (s *Session) open(record []byte) error {
 	s.ranges = p.Layout.Shards(p.Shards)
 	s.heard = make([]time.Duration, len(s.ranges))
 	s.credit = slices.Repeat([]int{p.Window}, len(s.ranges))
-	keep := max(2*p.Staleness+2, 1) // as many as a shard keeps: two ranks served here may be that far apart
+	keep := max(2*p.Staleness+2+p.Rule.History(), 1) // as many as a shard keeps: two ranks served here may be that far apart
 	for range keep {
 		s.vers = append(s.vers, version{data: make([]float32, p.Layout.P), got: make([]bool, p.Layout.Chunks()), asked: make([]bool, p.Layout.Chunks())})
 	}
@@ -263,7 +286,8 @@ func (s *Session) Push(c Contribution, now time.Duration) ([]Out, error) {
 	if err := s.check(&x.Contribution); err != nil {
 		return s.outs, err
 	}
-	for _, role := range s.plan.Roles {
+	x.roles = s.plan.Roles(c.Step)
+	for _, role := range x.roles {
 		x.tails = append(x.tails, x.tensor(role))
 	}
 	if x.Examples == 0 && !x.Null {
@@ -297,10 +321,13 @@ func (s *Session) check(c *Contribution) error {
 	if c.Null {
 		return nil
 	}
-	for _, role := range s.plan.Roles {
+	for _, role := range s.plan.Roles(c.Step) {
 		if t := c.tensor(role); len(t) != s.plan.Layout.P {
 			return fmt.Errorf("rank %d, step %d: %v has %d numbers, the model %d: %w", c.Rank, c.Step, role, len(t), s.plan.Layout.P, wire.ErrBadShape)
 		}
+	}
+	if err := s.checkRuns(c); err != nil {
+		return fmt.Errorf("rank %d, step %d: %w: %w", c.Rank, c.Step, err, wire.ErrBadShape)
 	}
 	text := s.notFinite(c)
 	if text == "" {
@@ -317,11 +344,29 @@ func (s *Session) check(c *Contribution) error {
 	return fmt.Errorf("rank %d, step %d: %s: %w", c.Rank, c.Step, text, wire.ErrNotFinite)
 }
 
+// checkRuns says what is wrong with the runs that c names.
+func (s *Session) checkRuns(c *Contribution) error {
+	if c.Runs == nil {
+		return nil
+	}
+	if !s.plan.Rule.Runs || s.plan.Half {
+		return fmt.Errorf("the rule %s, or the job's encoding, takes no row-sparse contributions", s.plan.Rule.Name)
+	}
+	end := -1
+	for _, r := range c.Runs {
+		if r.Lo <= end || r.Hi <= r.Lo || r.Hi > s.plan.Layout.P {
+			return fmt.Errorf("run of parameters %d to %d is empty, touches the one before or leaves the model", r.Lo, r.Hi)
+		}
+		end = r.Hi
+	}
+	return nil
+}
+
 // notFinite says what of c is not a number that can be counted, or "".
 func (s *Session) notFinite(c *Contribution) string {
-	for _, role := range s.plan.Roles {
+	for _, role := range s.plan.Roles(c.Step) {
 		x := c.tensor(role)
-		if i := wire.FirstNonFinite(x); i >= 0 {
+		if i := firstNonFinite(x, c.Runs, s.plan.Half); i >= 0 {
 			t := s.plan.Layout.Find(i)
 			return fmt.Sprintf("%v of tensor %q is %v at element %d", role, t.Name, x[i], i-t.Offset)
 		}
@@ -335,13 +380,46 @@ func (s *Session) notFinite(c *Contribution) string {
 	return ""
 }
 
-// Work is what a worker computes next: the gradient at Params for every rank
-// in Ranks. Params is read only and valid until the next Take.
+// firstNonFinite is the first of x, or of its runs, that is not finite as it
+// travels, or −1.
+func firstNonFinite(x []float32, runs []layout.Range, half bool) int {
+	if half { // the largest numbers round to infinity
+		var h [1]uint16
+		for i, v := range x {
+			if wire.ToHalf(h[:], x[i:i+1]); v != v || wire.FirstNonFiniteHalf(h[:]) == 0 {
+				return i
+			}
+		}
+		return -1
+	}
+	if runs == nil {
+		return wire.FirstNonFinite(x)
+	}
+	for _, r := range runs {
+		if i := wire.FirstNonFinite(x[r.Lo:r.Hi]); i >= 0 {
+			return r.Lo + i
+		}
+	}
+	return -1
+}
+
+// Work is what a worker computes next: what Roles say, at Params, for every
+// rank in Ranks. Params and Prev are read only and valid until the next Take.
 type Work struct {
+	// Step is the step of the protocol: one phase of an update.
 	Step    uint64
 	Version uint64
 	Params  []float32
-	Ranks   []int
+	// Prev are the parameters of the version before, in steps whose roles have
+	// optim.GradPrev.
+	Prev  []float32
+	Ranks []int
+	// Roles are what a contribution carries; Update is the number of the update
+	// from 1, and Phase the phase of it. Contributions to all phases of an
+	// update are taken on the same examples.
+	Roles  []optim.Role
+	Update uint64
+	Phase  int
 	// Gained lists those of Ranks that this worker did not compute the step
 	// before: it took them over, or the job was rewound. A worker with state
 	// of its own loads it for them.
@@ -366,7 +444,12 @@ func (s *Session) Take(now time.Duration) (Work, bool) {
 		}
 		if len(w.Ranks) == 0 {
 			w.Step, w.Version, w.Params = r.next, v.v, v.data
+			w.Roles, w.Update, w.Phase = s.plan.Roles(r.next), s.plan.Update(r.next), s.plan.phase(r.next)
 			v.lent = true
+			if s.plan.wantsPrev(r.next) {
+				prev := s.held(v.v - 1)
+				w.Prev, prev.lent = prev.data, true
+			}
 		}
 		r.issued = true
 		w.Ranks = append(w.Ranks, r.rank)
@@ -404,7 +487,18 @@ func (s *Session) ready(r *rankState) (*version, bool) {
 			best = v
 		}
 	}
+	if best != nil && s.plan.wantsPrev(r.next) && s.held(best.v-1) == nil {
+		return nil, false
+	}
 	return best, best != nil
+}
+
+// held is version v if all of it is here, else nil.
+func (s *Session) held(v uint64) *version {
+	if x := &s.vers[v%uint64(len(s.vers))]; x.used && x.v == v && x.left == 0 {
+		return x
+	}
+	return nil
 }
 
 // wants is the lowest version rank r may compute its next step on.

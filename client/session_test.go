@@ -34,7 +34,7 @@ func newScript(t *testing.T, change func(*Plan)) *script {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Plan{Layout: l, Shards: 3, Ranks: 2, Steps: 10, Window: 2, Streaming: true, Roles: []optim.Role{optim.Grad}}
+	p := &Plan{Layout: l, Shards: 3, Ranks: 2, Steps: 10, Window: 2, Streaming: true, Rule: ruleOf(optim.Grad)}
 	if change != nil {
 		change(p)
 	}
@@ -306,7 +306,7 @@ func TestWindow(t *testing.T) {
 
 // With several roles a chunk is staged when all of them are.
 func TestRolesOfAChunk(t *testing.T) {
-	x := newScript(t, func(p *Plan) { p.Streaming, p.Roles = false, []optim.Role{optim.Grad, optim.HessDiag} }).member(0)
+	x := newScript(t, func(p *Plan) { p.Streaming, p.Rule = false, ruleOf(optim.Grad, optim.HessDiag) }).member(0)
 	x.here(0)
 	x.give(0, all()...)
 	x.take()
@@ -895,4 +895,9 @@ func TestRankBehindGoesFirst(t *testing.T) {
 	if w := x.take(); w.Step != 6 || !slices.Equal(w.Ranks, []int{1}) {
 		t.Errorf("work %+v", w)
 	}
+}
+
+// ruleOf is the spec of a rule with one push of the given roles.
+func ruleOf(roles ...optim.Role) *optim.Spec {
+	return &optim.Spec{Name: "test", Phases: []optim.Phase{{Needs: roles, Passes: []optim.Pass{{}}}}}
 }

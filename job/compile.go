@@ -23,6 +23,9 @@ type Pipeline struct {
 	Mode   shard.Mode
 	Shards int // as many as asked for, or as there are chunks
 	Ranks  int
+	// Phases is the number of pushes per update, Steps that of steps of the
+	// protocol, each of which is one phase of an update.
+	Phases uint64
 	Steps  uint64
 	Keep   int // cuts kept
 	// Broadcast: new parameters go to all workers unasked. Large models are
@@ -41,6 +44,7 @@ const (
 	inFlight   = 64 << 20
 	maxCredits = 8
 	bytesF32   = 4
+	bytesBF16  = 2
 )
 
 // Compile checks a record and works out how its job runs. The error, if any,
@@ -50,7 +54,7 @@ func Compile(r *Record) (*Pipeline, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Pipeline{Spec: s, Ranks: s.RankCount(), Steps: s.Steps, Keep: s.Checkpoint.Keep}
+	p := &Pipeline{Spec: s, Ranks: s.RankCount(), Keep: s.Checkpoint.Keep}
 	var err error
 	if p.Layout, err = layout.New(r.Tensors, s.Chunk); err != nil {
 		return nil, fmt.Errorf("job %q: %w", r.Name, err)
@@ -64,6 +68,8 @@ func Compile(r *Record) (*Pipeline, error) {
 	if p.LR, err = s.NewSchedule(); err != nil {
 		return nil, err
 	}
+	p.Phases = uint64(len(p.Rule.Spec().Phases))
+	p.Steps = s.Steps * p.Phases
 	p.Shards = len(p.Layout.Shards(s.ShardCount()))
 	if len(r.Owners) > 0 && len(r.Owners) != p.Shards {
 		return nil, fmt.Errorf("%w: %d shards and %d owners", ErrRecord, p.Shards, len(r.Owners))
@@ -104,7 +110,11 @@ func (p *Pipeline) depth() int64 { return int64(max(p.Spec.Staleness, 0) + 1) }
 
 // chunkBytes is the size of a full chunk in all roles that are pushed.
 func (p *Pipeline) chunkBytes() int64 {
-	return int64(p.Layout.ChunkLen) * bytesF32 * int64(len(p.Rule.Spec().Phases[0].Needs))
+	size := int64(bytesF32)
+	if p.Spec.Encoding == BF16 {
+		size = bytesBF16
+	}
+	return int64(p.Layout.ChunkLen) * size * int64(len(p.Rule.Spec().AllRoles()))
 }
 
 // window is the job's, or as many chunks as keep what is in flight to a server
@@ -150,7 +160,7 @@ func (p *Pipeline) ShardConfig(k int) shard.Config {
 	return shard.Config{
 		Job: s.Name, ID: k, Shards: p.Shards, Layout: p.Layout, Chunks: p.Layout.Shards(p.Shards)[k],
 		Rule: p.Rule, Agg: p.Agg, LR: p.LR, Ranks: p.Ranks, Staleness: s.Staleness, Mode: p.Mode,
-		Steps: p.Steps, CutEvery: s.Checkpoint.Every, RankState: s.RankState, Window: p.Window,
+		Steps: p.Steps, CutEvery: s.Checkpoint.Every * p.Phases, EvalEvery: s.Eval.Every * p.Phases, Half: s.Encoding == BF16, RankState: s.RankState, Window: p.Window,
 		Broadcast: p.Broadcast, Seed: s.Seed, NullBad: s.OnBad == "null",
 	}
 }
@@ -160,7 +170,7 @@ func (p *Pipeline) ShardConfig(k int) shard.Config {
 func (p *Pipeline) CoordConfig() CoordConfig {
 	s := p.Spec
 	return CoordConfig{
-		Job: s.Name, Ranks: p.Ranks, Workers: s.Workers, Shards: p.Shards, Steps: p.Steps, Mode: p.Mode, OnLoss: s.OnLoss,
+		Job: s.Name, Ranks: p.Ranks, Workers: s.Workers, Shards: p.Shards, Steps: p.Steps, Phases: p.Phases, Mode: p.Mode, OnLoss: s.OnLoss,
 		WorkerTimeout: time.Duration(s.Timeouts.Worker), StartTimeout: time.Duration(s.Timeouts.Start),
 	}
 }

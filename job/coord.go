@@ -18,7 +18,8 @@ type CoordConfig struct {
 	Ranks         int
 	Workers       int // workers to wait for before the first step
 	Shards        int
-	Steps         uint64
+	Steps         uint64 // of the protocol: Phases per update
+	Phases        uint64 // pushes per update; 0 means 1
 	Mode          shard.Mode
 	OnLoss        OnLoss
 	WorkerTimeout time.Duration // silence after which a worker counts as lost
@@ -117,6 +118,7 @@ type stagedAt struct {
 
 // NewCoord returns a coordinator that continues after the given decisions.
 func NewCoord(cfg CoordConfig, history []*ledger.Decision, now time.Duration) *Coord {
+	cfg.Phases = max(1, cfg.Phases)
 	c := &Coord{cfg: cfg, workers: map[string]*worker{}, enlist: map[string]bool{}, started: now, badCuts: map[ledger.CutID]bool{}}
 	c.shards = make([]shardInfo, cfg.Shards)
 	for i := range c.shards {

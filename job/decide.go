@@ -239,8 +239,13 @@ func (c *Coord) RequestResume(now time.Duration) ([]Out, bool) {
 	return c.outs, true
 }
 
+// askHold asks for the promise to stop before stopAt, which is never between
+// two phases of an update: a cut is taken there.
 func (c *Coord) askHold(now time.Duration) {
 	c.stopSent = now
+	if over := c.stopAt % c.cfg.Phases; over > 0 {
+		c.stopAt += c.cfg.Phases - over
+	}
 	c.holdAll(c.stopAt)
 }
 

@@ -28,6 +28,7 @@ func (p *Pipeline) Explain() string {
 	row("model", "%d parameters in %d tensors, cut into %d chunks of %d, in %d shards on %d servers", l.P, len(l.Tensors), l.Chunks(), l.ChunkLen, p.Shards, s.Servers)
 	row("pipeline", "%s", p.pipeline())
 	row("closing", "%s", p.closing())
+	row("pushed", "%s", p.pushed())
 	row("passes", "%s", p.passes())
 	row("memory", "%s", p.memory())
 	row("flow", "%d chunks of one rank and step in flight to one shard; new parameters are %s", p.Window, p.handedOut())
@@ -44,8 +45,8 @@ func (p *Pipeline) pipeline() string {
 	if s.OnBad == "null" {
 		bad = "count as nothing if not"
 	}
-	return fmt.Sprintf("decode f32 → validate (shape, CRC-32C, finite; %s) → weigh by %s → %s in rank order → %s, %s rate → publish",
-		bad, s.Aggregate.By, s.Aggregate.Rule, s.Optimizer.Rule, orConstant(s.Optimizer.Schedule.Kind))
+	return fmt.Sprintf("decode %s → validate (shape, CRC-32C, finite; %s) → weigh by %s → %s in rank order → %s, %s rate → publish",
+		s.Encoding, bad, s.Aggregate.By, s.Aggregate.Rule, s.Optimizer.Rule, orConstant(s.Optimizer.Schedule.Kind))
 }
 
 func orConstant(kind string) string {
@@ -76,29 +77,74 @@ func (p *Pipeline) whyDecision() string {
 }
 
 func (p *Pipeline) passes() string {
-	ps := p.Rule.Spec().Phases[0].Passes
-	if len(ps) == 1 {
+	spec := p.Rule.Spec()
+	if spec.Reductions() == 0 && len(spec.Phases) == 1 {
 		return "1, without sums over shards"
 	}
-	lines := []string{fmt.Sprintf("%d", len(ps))}
+	var lines []string
 	op := map[optim.Op]string{optim.Sum: "sum", optim.Max: "maximum", optim.Gather: "gather"}
-	over := map[optim.Class]string{optim.Row: "each row", optim.Column: "each column", optim.Tensor: "each tensor", optim.Model: "the model"}
-	for i, pass := range ps {
-		for _, r := range pass.Reduce {
-			lines = append(lines, fmt.Sprintf("pass %d: %s %q over %s, blocks added in global order", i+1, op[r.Op], r.Name, over[r.Over]))
+	over := map[optim.Class]string{optim.Row: "each row", optim.Column: "each column", optim.Tensor: "each tensor", optim.Model: "the model",
+		optim.LastRow: "each row of the last two dimensions", optim.LastColumn: "each column of the last two dimensions"}
+	for ph := range spec.Phases {
+		prefix, ps := "", spec.Phases[ph].Passes
+		if len(spec.Phases) > 1 {
+			prefix = fmt.Sprintf("push %d, ", ph+1)
+		}
+		lines = append(lines, fmt.Sprintf("%s%d", prefix, len(ps)))
+		for i, pass := range ps {
+			for _, r := range pass.Reduce {
+				lines = append(lines, fmt.Sprintf("%spass %d: %s %q over %s, blocks added in global order", prefix, i+1, op[r.Op], r.Name, over[r.Over]))
+			}
 		}
 	}
 	return strings.Join(lines, "\n")
 }
 
-func (p *Pipeline) memory() string {
-	versions := 2*max(p.Spec.Staleness, 0) + 2
-	if p.Mode == shard.Async {
-		versions = 1
+// pushed says what a contribution carries and what it may be computed at.
+func (p *Pipeline) pushed() string {
+	spec := p.Rule.Spec()
+	var lines []string
+	for ph := range spec.Phases {
+		var names []string
+		for _, r := range spec.Roles(ph, optionalStep(spec)) {
+			names = append(names, r.String())
+		}
+		line := strings.Join(names, ", ") + " at the parameters"
+		if ph > 0 {
+			line = strings.Join(names, ", ") + " at the point that the shards hand out after the push before, same examples"
+		}
+		lines = append(lines, line)
 	}
+	if spec.Perturb > 0 {
+		lines[0] = fmt.Sprintf("grad, by each rank at its own point: the parameters + %v·grad/‖grad‖", spec.Perturb)
+	}
+	if spec.Optional != nil {
+		var names []string
+		for _, r := range spec.AllRoles() {
+			names = append(names, r.String())
+		}
+		lines = append(lines, "by step, among "+strings.Join(names, ", "))
+	}
+	if spec.NeedsLoss {
+		lines = append(lines, "the loss of the batch, which the rule uses")
+	}
+	if spec.Eval != "" {
+		lines = append(lines, "evaluated and exported: the slot "+spec.Eval+" in place of the parameters")
+	}
+	if spec.Runs {
+		lines = append(lines, "row-sparse contributions are taken: what no rank names keeps parameters and state")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// optionalStep is a step that no period singles out.
+func optionalStep(*optim.Spec) uint64 { return 2 }
+
+func (p *Pipeline) memory() string {
+	versions := shard.Versions(p.Mode, p.Spec.Staleness, p.Rule.Spec())
 	slots := 0
 	for _, s := range p.Rule.Spec().Slots {
-		if s.Class == optim.Element {
+		if s.Elements() {
 			slots++
 		}
 	}

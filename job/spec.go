@@ -40,10 +40,21 @@ type Spec struct {
 	Checkpoint   Checkpoint `json:"checkpoint" yaml:"checkpoint"`
 	Eval         Evaluation `json:"eval" yaml:"eval"`
 	Level        string     `json:"level" yaml:"level"`
+	Encoding     Encoding   `json:"encoding" yaml:"encoding"`
 	Window       int        `json:"window" yaml:"window"`
 	MemoryBudget Bytes      `json:"memory_budget" yaml:"memory_budget"`
 	Timeouts     Timeouts   `json:"timeouts" yaml:"timeouts"`
 }
+
+// Encoding is how contributions travel.
+type Encoding string
+
+// The encodings: float32 as computed, or rounded to bfloat16, which halves the
+// bytes of a push.
+const (
+	F32  Encoding = "f32"
+	BF16 Encoding = "bf16"
+)
 
 // Model says what is trained: a built-in model, or a list of tensors for
 // workers that bring their own.
@@ -111,6 +122,7 @@ func Default() *Spec {
 		Checkpoint:   Checkpoint{Every: 100, Keep: 2},
 		Eval:         Evaluation{Every: 100},
 		Level:        "applied",
+		Encoding:     F32,
 		MemoryBudget: 2 << 30,
 		Timeouts:     Timeouts{Worker: Duration(2 * time.Second), Start: Duration(time.Minute), Retry: Duration(200 * time.Millisecond)},
 	}

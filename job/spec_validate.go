@@ -19,6 +19,7 @@ var (
 	onLosses   = []string{string(Reassign), string(Wait), string(Shrink)}
 	onBads     = []string{"halt", "null"}
 	levels     = []string{"applied", "durable"}
+	encodings  = []string{string(F32), string(BF16)}
 )
 
 // Limits of a job file.
@@ -111,8 +112,14 @@ func (s *Spec) check(c *checker) {
 	if s.Pinned && s.Staleness <= 0 {
 		c.bad("pinned", "needs a staleness above 0")
 	}
-	if rule != nil && s.Staleness < 0 && (rule.Spec().Reductions() > 0 || len(rule.Spec().Phases) > 1) {
+	if rule != nil && s.Staleness < 0 && rule.Spec().Reductions() > 0 {
 		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", s.Optimizer.Rule)
+	}
+	if rule != nil && s.Staleness != 0 && len(rule.Spec().Phases) > 1 {
+		c.bad("staleness", "got %d, but %s pushes twice per update, at points that follow from each other: want 0", s.Staleness, s.Optimizer.Rule)
+	}
+	if rule != nil && s.Staleness != 0 && rule.Spec().History() > 0 {
+		c.bad("staleness", "got %d, but %s compares gradients at two neighbouring versions: want 0", s.Staleness, s.Optimizer.Rule)
 	}
 	c.word("on_loss", string(s.OnLoss), onLosses)
 	if rule != nil && rule.Spec().Reductions() > 0 && (s.OnLoss == Shrink || !s.Recompute) {
@@ -129,6 +136,7 @@ func (s *Spec) check(c *checker) {
 	c.between("checkpoint.keep", s.Checkpoint.Keep, 1, 1000)
 	c.steps("eval.every", s.Eval.Every, 0)
 	c.word("level", s.Level, levels)
+	c.word("encoding", string(s.Encoding), encodings)
 	if s.Level == "durable" && s.Checkpoint.Every == 0 {
 		c.bad("level", "durable needs checkpoint.every above 0: a push is durable once it is in a recorded checkpoint")
 	}

@@ -13,7 +13,7 @@ import (
 type Status struct {
 	Job        string         `json:"job"`
 	State      string         `json:"state"` // waiting, running, stopping, stopped, finished, halted
-	Step       uint64         `json:"step"`  // lowest version of any shard
+	Step       uint64         `json:"step"`  // updates that every shard has made
 	Steps      uint64         `json:"steps"`
 	Timeline   uint64         `json:"timeline"`
 	View       uint64         `json:"view"`
@@ -70,7 +70,7 @@ func (s *Status) Ended() bool {
 
 // Status says how the job stands at now, and above all whom it waits for.
 func (c *Coord) Status(now time.Duration) Status {
-	s := Status{Job: c.cfg.Job, Steps: c.cfg.Steps, Timeline: c.led.Timeline, View: c.led.View, Decisions: c.led.N, Cut: c.led.Newest(), Reason: c.led.Reason}
+	s := Status{Job: c.cfg.Job, Steps: c.cfg.Steps / c.cfg.Phases, Timeline: c.led.Timeline, View: c.led.View, Decisions: c.led.N, Cut: c.led.Newest(), Reason: c.led.Reason}
 	for _, w := range c.sorted() {
 		ws := WorkerStatus{Name: w.name, Incarnation: w.inc, Alive: w.alive, Silent: (now - w.seen).Seconds()}
 		for r, m := range c.led.Ranks {
@@ -91,6 +91,8 @@ func (c *Coord) Status(now time.Duration) Status {
 	if s.State == "finished" || s.State == "stopped" {
 		s.Step = s.Cut.Step // a shard says how far it is now and again only
 	}
+	s.Step /= c.cfg.Phases
+	s.Cut.Step /= c.cfg.Phases // people count updates
 	s.WaitingFor, s.Since = c.waiting(now)
 	return s
 }
@@ -146,7 +148,7 @@ func (c *Coord) waiting(now time.Duration) (string, float64) {
 			}
 			who = append(who, fmt.Sprintf("%d (%s)", r, name))
 		}
-		return fmt.Sprintf("step %d: rank %s", x.lo, strings.Join(who, ", ")), (now - x.since).Seconds()
+		return fmt.Sprintf("step %d: rank %s", x.lo/c.cfg.Phases, strings.Join(who, ", ")), (now - x.since).Seconds()
 	}
 	return "", 0
 }

@@ -206,16 +206,7 @@ func New(cfg Config) *Shard {
 	s.eval = slices.IndexFunc(s.spec.Slots, func(sl optim.Slot) bool { return s.spec.Eval != "" && sl.Name == s.spec.Eval })
 	s.lo = l.Chunk(cfg.Chunks.Lo).Lo
 	s.n = l.Chunk(cfg.Chunks.Hi-1).Hi - s.lo
-	// A chunk at version t may wait for a rank whose worker died and whose step
-	// t is computed again, on version t−N, while others that had the rank's
-	// steps up to t+N are at version t+N+1.
-	// A later phase needs the version its step began with, a gradient at the
-	// previous parameters those.
-	keep := 2*cfg.Staleness + 2 + len(s.spec.Phases) - 1 + s.spec.History()
-	if cfg.Mode == Async {
-		keep = 1
-	}
-	for range keep {
+	for range Versions(cfg.Mode, cfg.Staleness, s.spec) {
 		s.bufs = append(s.bufs, make([]float32, s.n))
 	}
 	for i := range s.spec.Slots {
@@ -236,6 +227,18 @@ func New(cfg Config) *Shard {
 	s.without = make([][]steps, cfg.Ranks)
 	s.initTensors()
 	return s
+}
+
+// Versions is how many versions of the parameters a shard holds. A chunk at
+// version t may wait for a rank whose worker died and whose step t is computed
+// again, on version t−N, while others that had the rank's steps up to t+N are at
+// version t+N+1. A later phase needs the version its update began with, a
+// gradient at the previous parameters those.
+func Versions(mode Mode, staleness int, rule *optim.Spec) int {
+	if mode == Async {
+		return 1
+	}
+	return 2*staleness + 2 + len(rule.Phases) - 1 + rule.History()
 }
 
 // depth is how many steps may be staged at once.
@@ -308,7 +311,7 @@ func (s *Shard) toCoord(h wire.Header, tail []byte) {
 // refuse answers m with an error; the model is untouched.
 func (s *Shard) refuse(m *wire.Message, code wire.Code, text string) {
 	h := s.header(wire.Ack)
-	h.Rank, h.Step, h.Chunk, h.Role, h.Code, h.Text = m.Rank, m.Step, m.Chunk, m.Role, code, text
+	h.Rank, h.Step, h.Chunk, h.Role, h.Point, h.Code, h.Text = m.Rank, m.Step, m.Chunk, m.Role, m.Point, code, text
 	h.Incarnation = m.Incarnation
 	h.Lo, h.Hi = s.Versions()
 	if code == wire.ErrBusy || code == wire.ErrAhead {

@@ -16,6 +16,8 @@ type audit struct {
 
 	inputs    map[input]uint32            // checksums of what was counted, for a golden
 	published map[published]uint32        // checksum of each version of a chunk that left a shard
+	whole     map[uint64]uint32           // checksum of each version that a worker computed on
+	states    map[rankStep]string         // state of each rank before each step
 	closes    map[stepOf][]shard.LogInput // by decision: who was in the step, the same on every shard
 	computed  map[rankStep][][]uint32     // plans that are not exact: each computation's checksums by chunk
 	could     map[stepOf]map[int]uint64   // and which of them each rank's chunks can all be of
@@ -43,7 +45,7 @@ type rankStep struct {
 }
 
 func (a *audit) init(w *world, g *golden) {
-	*a = audit{w: w, golden: g, inputs: map[input]uint32{}, published: map[published]uint32{}, closes: map[stepOf][]shard.LogInput{},
+	*a = audit{w: w, golden: g, inputs: map[input]uint32{}, published: map[published]uint32{}, whole: map[uint64]uint32{}, states: map[rankStep]string{}, closes: map[stepOf][]shard.LogInput{},
 		computed: map[rankStep][][]uint32{}, could: map[stepOf]map[int]uint64{}, closed: map[uint64]uint64{}, rotten: map[ledger.CutID]bool{}}
 }
 
@@ -226,8 +228,15 @@ func (a *audit) taken(x *worker, job *client.Work) {
 	if job.Version < low || job.Version > job.Step || p.Pinned && job.Version != low {
 		w.fail("%s computes step %d on version %d, staleness %d", x.name, job.Step, job.Version, p.Staleness)
 	}
-	if a.golden != nil && a.golden.whole[job.Version] != wire.Checksum(wire.Bytes32(job.Params)) {
+	a.whole[job.Version] = wire.Checksum(wire.Bytes32(job.Params))
+	if a.golden == nil {
+		return
+	}
+	if a.golden.whole[job.Version] != a.whole[job.Version] {
 		w.fail("%s got a version %d that differs from the undisturbed run's", x.name, job.Version)
+	}
+	if job.Prev != nil && a.golden.whole[job.Version-1] != wire.Checksum(wire.Bytes32(job.Prev)) {
+		w.fail("%s got a version %d, before the one it computes on, that differs from the undisturbed run's", x.name, job.Version-1)
 	}
 }
 
@@ -237,13 +246,14 @@ func (a *audit) stateLoaded(rank int, step uint64, state []byte) {
 	if a.golden == nil {
 		return
 	}
-	if want := a.golden.cuts[step].other[rankSection(rank)]; want != string(state) {
+	if want := a.golden.states[rankStep{rank, step}]; want != string(state) {
 		a.w.fail("the state of rank %d at step %d is %q, in the undisturbed run %q", rank, step, state, want)
 	}
 }
 
 // pushed remembers what was computed where another computation may differ.
 func (a *audit) pushed(c *client.Contribution) {
+	a.states[rankStep{c.Rank, c.Step + 1}] = string(c.State)
 	if a.w.plan.Exact() {
 		return
 	}

@@ -17,6 +17,7 @@ type golden struct {
 	inputs map[input]uint32     // checksums of contributions
 	params map[published]uint32 // checksums of the versions of each chunk; timeline 0
 	whole  map[uint64]uint32    // checksums of whole versions
+	states map[rankStep]string  // of ranks before steps
 }
 
 // newGolden runs the plan undisturbed. It fails if that run does.
@@ -33,7 +34,10 @@ func newGolden(p Plan) (*golden, error) {
 	if w.fault != "" {
 		return nil, fmt.Errorf("undisturbed run: %s", w.fault)
 	}
-	g := &golden{cuts: map[uint64]*state{0: initialState(w)}, inputs: w.audit.inputs, params: map[published]uint32{}, whole: map[uint64]uint32{}}
+	g := &golden{cuts: map[uint64]*state{0: initialState(w)}, inputs: w.audit.inputs, params: map[published]uint32{}, whole: w.audit.whole, states: w.audit.states}
+	for key, crc := range w.audit.published { // versions that are in no cut among them
+		g.params[published{0, key.chunk, key.version}] = crc
+	}
 	for _, id := range w.auth.led.Cuts {
 		if g.cuts[id.Step], err = w.readCut(id); err != nil {
 			return nil, fmt.Errorf("undisturbed run: cut at step %d: %w", id.Step, err)

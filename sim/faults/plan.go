@@ -25,7 +25,10 @@ type Plan struct {
 	Ranks     int
 	Steps     uint64
 	CutEvery  uint64
-	Keep      int // cuts kept on disk
+	Phases    uint64 // of the rule; Steps and CutEvery count its phases
+	Half      bool   // contributions travel as bfloat16
+	Sparse    bool   // contributions name runs of parameters
+	Keep      int    // cuts kept on disk
 	Chunk     int
 	Tensors   []layout.Tensor
 	Rule      string
@@ -106,7 +109,9 @@ func NewPlan(seed uint64) Plan {
 		{Name: "stat", Shape: []int{3}, Buffer: true, Init: layout.Init{Kind: layout.Constant, Scale: 1}},
 		{Name: "out", Shape: []int{d.pick(2, 5), d.pick(2, 8)}, Init: layout.Init{Kind: layout.Uniform, Scale: 0.3}},
 	}
+	p.Phases = 1
 	p.drawRule(d)
+	p.Steps, p.CutEvery = p.Steps*p.Phases, p.CutEvery*p.Phases
 	p.drawFaults(d)
 	return p
 }
@@ -199,7 +204,7 @@ func (p *Plan) drawFaults(d *dice) {
 // Calm is the same job with nothing going wrong, on one server, one shard and
 // one worker, with a cut at every step: what all other runs must equal.
 func (p Plan) Calm() Plan {
-	p.Servers, p.Shards, p.Workers, p.Late, p.CutEvery, p.Keep, p.Stop = 1, 1, 1, 0, 1, 1<<30, 0
+	p.Servers, p.Shards, p.Workers, p.Late, p.CutEvery, p.Keep, p.Stop = 1, 1, 1, 0, p.Phases, 1<<30, 0
 	p.Resume = false
 	p.Broadcast = false
 	p.Faults = Faults{MinDelay: time.Millisecond, MaxDelay: time.Millisecond}
@@ -216,6 +221,8 @@ func (p Plan) String() string {
 		}
 	}
 	add(p.Pinned, "pinned")
+	add(p.Half, "bf16")
+	add(p.Sparse, "sparse")
 	add(true, "%d steps, cut every %d, keep %d, %d servers, %d shards, %d+%d workers, %d ranks, on_loss %s", p.Steps, p.CutEvery, p.Keep,
 		p.Servers, p.Shards, p.Workers, p.Late, p.Ranks, p.OnLoss)
 	add(p.RankState, "rank states")
@@ -262,9 +269,28 @@ func (p *Plan) contribution(w *world, job *client.Work, rank int, state []byte) 
 		c.Null, c.Examples, c.Loss = true, 0, 0
 		return c
 	}
-	c.Grad = p.tensor(k, job.Params)
-	if p.Rule == twoRoles {
-		c.Extra = map[optim.Role][]float32{optim.HessDiag: p.tensor(k.WithString("hess"), job.Params)}
+	for _, role := range job.Roles {
+		x := p.tensor(k.WithString(role.String()), job.Params)
+		if role == optim.Grad {
+			c.Grad = x
+			continue
+		}
+		if c.Extra == nil {
+			c.Extra = map[optim.Role][]float32{}
+		}
+		if c.Extra[role] = x; role == optim.GradPrev { // the previous version must reach the sum
+			for i := range x {
+				x[i] += float32(0.125 * job.Prev[i])
+			}
+		}
+	}
+	if p.Sparse {
+		c.Runs = []layout.Range{}
+		for lo := k.IntN(1<<40, 4); lo < len(c.Grad); {
+			hi := min(len(c.Grad), lo+1+k.IntN(1<<41+uint64(lo), 6))
+			c.Runs = append(c.Runs, layout.Range{Lo: lo, Hi: hi})
+			lo = hi + 1 + k.IntN(1<<42+uint64(lo), 12)
+		}
 	}
 	return c
 }

@@ -76,7 +76,7 @@ func (s *server) own(k int) {
 	}
 	s.shards[k] = shard.New(shard.Config{Job: jobName, ID: k, Shards: p.Shards, Layout: w.layout, Chunks: w.ranges[k], Rule: rule, Agg: agg, LR: lr,
 		Ranks: p.Ranks, Staleness: p.Staleness, Mode: p.Mode, Steps: p.Steps, CutEvery: p.CutEvery,
-		RankState: p.RankState, Window: p.Window, Broadcast: p.Broadcast, Seed: p.Seed, Epoch: w.bump()})
+		Half: p.Half, RankState: p.RankState, Window: p.Window, Broadcast: p.Broadcast, Seed: p.Seed, Epoch: w.bump()})
 }
 
 // startCoord starts the coordinator from the decisions as they are now; more
@@ -85,7 +85,7 @@ func (s *server) startCoord() {
 	w, p := s.w, &s.w.plan
 	history := slices.Clone(w.auth.decisions)
 	s.after(w.between(0, 50*time.Millisecond), func() {
-		s.coord = job.NewCoord(job.CoordConfig{Job: jobName, Ranks: p.Ranks, Workers: p.Workers, Shards: p.Shards, Steps: p.Steps,
+		s.coord = job.NewCoord(job.CoordConfig{Job: jobName, Ranks: p.Ranks, Workers: p.Workers, Shards: p.Shards, Steps: p.Steps, Phases: p.Phases,
 			Mode: p.Mode, OnLoss: p.OnLoss, WorkerTimeout: workerTimeout, Spec: []byte("{}"), Nonce: w.bump()}, history, s.clock())
 	})
 }

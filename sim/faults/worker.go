@@ -56,7 +56,7 @@ func (n *workerNode) start() {
 		return
 	}
 	plan := &client.Plan{Layout: w.layout, Shards: p.Shards, Ranks: p.Ranks, Staleness: p.Staleness, Pinned: p.Pinned, Broadcast: p.Broadcast,
-		Steps: p.Steps, Window: p.Window, RankState: p.RankState, Roles: rule.Spec().Phases[0].Needs}
+		Steps: p.Steps, Window: p.Window, RankState: p.RankState, Rule: rule.Spec(), Half: p.Half}
 	x.session = client.NewSession(client.SessionConfig{Job: jobName, Worker: n.name, Nonce: uint64(n.id+1)<<32 | uint64(n.starts),
 		Replace: w.chance(0.5), Open: func([]byte) (*client.Plan, error) { return plan, nil }})
 	n.procs = append(n.procs, x)
