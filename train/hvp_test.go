@@ -48,10 +48,11 @@ type sized struct {
 	n    int
 }
 
-// small has one of each layer, and layers of each in a row, at odd sizes. The
-// third is wide enough to have tiles, the fourth many examples for its chunks.
+// small has one of each layer, and layers of each in a row, at odd sizes. One
+// is wide enough to have tiles, one has many examples for its chunks.
 var small = []sized{
 	{ModelSpec{Kind: "softmax"}, Shape{Dim: 7, Classes: 4}, 5},
+	{ModelSpec{Kind: "sparse"}, Shape{Dim: 7, Classes: 4}, 5},
 	{ModelSpec{Kind: "mlp", Hidden: []int{6}}, Shape{Dim: 5, Classes: 3}, 4},
 	{ModelSpec{Kind: "mlp", Hidden: []int{9, 70}}, Shape{Dim: 200, Classes: 3}, 3},
 	{ModelSpec{Kind: "mlp", Hidden: []int{4, 3}}, Shape{Dim: 3, Classes: 3}, 130},
@@ -222,6 +223,7 @@ func TestHVPIsDeterministic(t *testing.T) {
 	s := Shape{Dim: 63, Classes: 3, Height: 9, Width: 7}
 	for _, spec := range []ModelSpec{
 		{Kind: "softmax"},
+		{Kind: "sparse"},
 		{Kind: "mlp", Hidden: []int{67, 5}},
 		{Kind: "cnn", Channels: []int{5, 3}},
 	} {
@@ -281,7 +283,7 @@ func TestHVPIsOfTheMean(t *testing.T) {
 
 func TestHVPDoesNotAllocate(t *testing.T) {
 	s := Shape{Dim: 784, Classes: 10, Height: 28, Width: 28}
-	for _, spec := range []ModelSpec{{Kind: "softmax"}, {Kind: "mlp", Hidden: []int{256}}, {Kind: "cnn", Channels: []int{2, 2}}} {
+	for _, spec := range []ModelSpec{{Kind: "softmax"}, {Kind: "sparse"}, {Kind: "mlp", Hidden: []int{256}}, {Kind: "cnn", Channels: []int{2, 2}}} {
 		m := newModel(t, spec, s)
 		params := start(m, 1)
 		x, y := noise(s, 70, 1)

@@ -94,7 +94,7 @@ type Model interface {
 
 // ModelSpec chooses an architecture.
 type ModelSpec struct {
-	Kind     string // softmax, mlp or cnn
+	Kind     string // softmax, sparse, mlp or cnn
 	Hidden   []int  // widths of the hidden layers of an mlp, and of the dense part of a cnn
 	Channels []int  // of each convolution of a cnn
 }
@@ -116,6 +116,8 @@ const (
 // NewModel makes the model that spec describes for data of shape s.
 //
 //   - softmax: one dense layer, the classes' scores being linear in x.
+//   - sparse: softmax with the weights of each feature in a row of their own,
+//     "table.weight" of Dim×Classes; the model is a [RowSparse].
 //   - mlp: dense layers with ReLU between them.
 //   - cnn: for each channel count a 3×3 convolution with padding 1, ReLU and a
 //     2×2 maximum; then an mlp, of one layer unless Hidden is given.
@@ -127,6 +129,12 @@ func NewModel(spec ModelSpec, s Shape) (Model, error) {
 		return nil, fmt.Errorf("%w: %w", ErrModel, err)
 	}
 	b := builder{c: 1, h: s.Height, w: s.Width}
+	if spec.Kind == "sparse" {
+		if err := b.tabulate(s.Dim, s.Classes); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrModel, err)
+		}
+		return &sparse{b.network(spec, s), make([]bool, s.Dim)}, nil
+	}
 	for i, c := range spec.Channels {
 		if err := b.convolve(i+1, c); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrModel, err)
@@ -142,10 +150,8 @@ func NewModel(spec ModelSpec, s Shape) (Model, error) {
 		}
 		in = width
 	}
-	return &network{
-		name: spec.name(s), dim: s.Dim, classes: s.Classes,
-		layers: b.layers, tensors: b.tensors, params: b.params,
-	}, nil
+	m := b.network(spec, s)
+	return &m, nil
 }
 
 func (m ModelSpec) check(s Shape) error {
@@ -153,9 +159,9 @@ func (m ModelSpec) check(s Shape) error {
 		return fmt.Errorf("data with %d features and %d classes: want at least 1 and 2", s.Dim, s.Classes)
 	}
 	switch m.Kind {
-	case "softmax":
+	case "softmax", "sparse":
 		if len(m.Hidden)+len(m.Channels) > 0 {
-			return errors.New("softmax has neither hidden layers nor channels")
+			return fmt.Errorf("%s has neither hidden layers nor channels", m.Kind)
 		}
 	case "mlp":
 		if len(m.Hidden) == 0 || len(m.Channels) > 0 {
@@ -169,7 +175,7 @@ func (m ModelSpec) check(s Shape) error {
 			return errors.New("cnn wants images, and these data are not")
 		}
 	default:
-		return fmt.Errorf("kind %q: want softmax, mlp or cnn", m.Kind)
+		return fmt.Errorf("kind %q: want softmax, sparse, mlp or cnn", m.Kind)
 	}
 	for _, w := range append(m.Hidden[:len(m.Hidden):len(m.Hidden)], m.Channels...) {
 		if w < 1 || w > maxWidth {
@@ -204,7 +210,7 @@ func (b *builder) convolve(number, channels int) error {
 	}
 	l := &affine{bilinear: &conv{cin: b.c, cout: channels, h: b.h, w: b.w}, rows: channels, area: b.h * b.w, relu: true}
 	var err error
-	l.weight, l.bias, err = b.place(fmt.Sprintf("conv%d", number), b.c*9, channels, b.c, 3, 3)
+	l.weight, l.bias, err = b.place(fmt.Sprintf("conv%d", number), channels, b.c*9, channels, b.c, 3, 3)
 	b.layers = append(b.layers, l, &pool{c: channels, h: b.h, w: b.w})
 	b.c, b.h, b.w = channels, b.h/2, b.w/2
 	return err
@@ -213,23 +219,39 @@ func (b *builder) convolve(number, channels int) error {
 func (b *builder) connect(number, in, out int, relu bool) error {
 	l := &affine{bilinear: &dense{in: in, out: out}, rows: out, area: 1, relu: relu}
 	var err error
-	l.weight, l.bias, err = b.place(fmt.Sprintf("fc%d", number), in, out, in)
+	l.weight, l.bias, err = b.place(fmt.Sprintf("fc%d", number), out, in, out, in)
 	b.layers = append(b.layers, l)
 	return err
 }
 
-// place appends a weight of the given shape and its bias, one for each row.
-func (b *builder) place(name string, fanIn int, shape ...int) (weight, bias layout.Range, err error) {
-	rows := shape[0]
-	if rows > (maxModelParams-b.params)/(fanIn+1) {
+func (b *builder) tabulate(in, out int) error {
+	l := &affine{bilinear: &table{in, out}, rows: out, area: 1}
+	var err error
+	l.weight, l.bias, err = b.place("table", out, in, in, out)
+	b.layers = append(b.layers, l)
+	return err
+}
+
+// place appends the weight of an affine layer, of the given shape, and its
+// bias of units elements, each the sum of fanIn products.
+func (b *builder) place(name string, units, fanIn int, shape ...int) (weight, bias layout.Range, err error) {
+	if units > (maxModelParams-b.params)/(fanIn+1) {
 		return weight, bias, fmt.Errorf("%s: more than %d parameters", name, maxModelParams)
 	}
 	start := layout.Init{Kind: layout.Uniform, Scale: kaiming(fanIn)}
-	weight = layout.Range{Lo: b.params, Hi: b.params + rows*fanIn}
-	bias = layout.Range{Lo: weight.Hi, Hi: weight.Hi + rows}
+	weight = layout.Range{Lo: b.params, Hi: b.params + units*fanIn}
+	bias = layout.Range{Lo: weight.Hi, Hi: weight.Hi + units}
 	b.params = bias.Hi
 	b.tensors = append(b.tensors,
 		layout.Tensor{Name: name + ".weight", Shape: shape, Init: start, Offset: weight.Lo, Len: weight.Len()},
-		layout.Tensor{Name: name + ".bias", Shape: []int{rows}, NoDecay: true, Init: start, Offset: bias.Lo, Len: rows})
+		layout.Tensor{Name: name + ".bias", Shape: []int{units}, NoDecay: true, Init: start, Offset: bias.Lo, Len: units})
 	return weight, bias, nil
+}
+
+// network is the chain of all layers so far.
+func (b *builder) network(spec ModelSpec, s Shape) network {
+	return network{
+		name: spec.name(s), dim: s.Dim, classes: s.Classes,
+		layers: b.layers, tensors: b.tensors, params: b.params,
+	}
 }

@@ -25,7 +25,7 @@ func newModel(t testing.TB, spec ModelSpec, s Shape) Model {
 // genModel draws a small architecture of each kind.
 func genModel(t *rapid.T) (ModelSpec, Shape) {
 	width := rapid.IntRange(1, 7)
-	spec := ModelSpec{Kind: rapid.SampledFrom([]string{"softmax", "mlp", "cnn"}).Draw(t, "kind")}
+	spec := ModelSpec{Kind: rapid.SampledFrom([]string{"softmax", "sparse", "mlp", "cnn"}).Draw(t, "kind")}
 	s := Shape{Dim: rapid.IntRange(1, 12).Draw(t, "dim"), Classes: rapid.IntRange(2, 5).Draw(t, "classes")}
 	switch spec.Kind {
 	case "mlp":
@@ -130,6 +130,7 @@ func TestGradIsDeterministic(t *testing.T) {
 	s := Shape{Dim: 63, Classes: 3, Height: 9, Width: 7}
 	for _, spec := range []ModelSpec{
 		{Kind: "softmax"},
+		{Kind: "sparse"},
 		{Kind: "mlp", Hidden: []int{67, 5}},
 		{Kind: "cnn", Channels: []int{5, 3}},
 	} {
@@ -190,7 +191,7 @@ func TestWorkspaceIsAligned(t *testing.T) {
 
 func TestGradDoesNotAllocate(t *testing.T) {
 	s := Shape{Dim: 784, Classes: 10, Height: 28, Width: 28}
-	for _, spec := range []ModelSpec{{Kind: "softmax"}, {Kind: "mlp", Hidden: []int{256}}, {Kind: "cnn", Channels: []int{2, 2}}} {
+	for _, spec := range []ModelSpec{{Kind: "softmax"}, {Kind: "sparse"}, {Kind: "mlp", Hidden: []int{256}}, {Kind: "cnn", Channels: []int{2, 2}}} {
 		m := newModel(t, spec, s)
 		params := start(m, 1)
 		x, y := noise(s, 70, 1)
@@ -354,8 +355,10 @@ func TestNewModelErrors(t *testing.T) {
 		s    Shape
 		want string
 	}{
-		{ModelSpec{Kind: "gpt"}, flat, `bad model: kind "gpt": want softmax, mlp or cnn`},
+		{ModelSpec{Kind: "gpt"}, flat, `bad model: kind "gpt": want softmax, sparse, mlp or cnn`},
 		{ModelSpec{Kind: "softmax", Hidden: []int{1}}, flat, "bad model: softmax has neither hidden layers nor channels"},
+		{ModelSpec{Kind: "sparse", Channels: []int{1}}, flat, "bad model: sparse has neither hidden layers nor channels"},
+		{ModelSpec{Kind: "sparse"}, Shape{Dim: 1 << 20, Classes: 1 << 12}, "bad model: table: more than 268435456 parameters"},
 		{ModelSpec{Kind: "mlp"}, flat, "bad model: mlp wants hidden layers and no channels"},
 		{ModelSpec{Kind: "cnn"}, image, "bad model: cnn wants channels"},
 		{ModelSpec{Kind: "cnn", Channels: []int{4}}, flat, "bad model: cnn wants images, and these data are not"},

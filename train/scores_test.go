@@ -124,7 +124,7 @@ func TestSampledGradientsEstimateTheDiagonal(t *testing.T) {
 
 func TestScoresDoNotAllocate(t *testing.T) {
 	s := Shape{Dim: 784, Classes: 10, Height: 28, Width: 28}
-	for _, spec := range []ModelSpec{{Kind: "softmax"}, {Kind: "mlp", Hidden: []int{256}}, {Kind: "cnn", Channels: []int{2, 2}}} {
+	for _, spec := range []ModelSpec{{Kind: "softmax"}, {Kind: "sparse"}, {Kind: "mlp", Hidden: []int{256}}, {Kind: "cnn", Channels: []int{2, 2}}} {
 		m := newModel(t, spec, s)
 		params := start(m, 1)
 		x, y := noise(s, 70, 1)

@@ -70,7 +70,11 @@ func (t twin) trace(params []float64, example []float32, active func(int)) []flo
 	for _, width := range t.spec.Hidden {
 		x = twinReLU(twinDense(x, take(width*len(x)), take(width)), active)
 	}
-	out := twinDense(x, take(t.shape.Classes*len(x)), take(t.shape.Classes))
+	weight, bias := take(t.shape.Classes*len(x)), take(t.shape.Classes)
+	if t.spec.Kind == "sparse" {
+		weight = transposed(weight, len(x), t.shape.Classes)
+	}
+	out := twinDense(x, weight, bias)
 	if len(params) != 0 {
 		panic("parameters left over")
 	}
@@ -86,6 +90,16 @@ func twinDense(x, weight, bias []float64) []float64 {
 		}
 	}
 	return y
+}
+
+// transposed is the transpose of a rows×cols matrix.
+func transposed[T any](x []T, rows, cols int) (out []T) {
+	for j := range cols {
+		for i := range rows {
+			out = append(out, x[i*cols+j])
+		}
+	}
+	return out
 }
 
 func twinReLU(x []float64, active func(int)) []float64 {
