@@ -45,9 +45,7 @@ func NewSampler(n, ranks int, seed uint64) *Sampler {
 // Batch is the function [Batch] with the sampler's n, ranks and seed. It
 // allocates only what dst lacks and when an epoch begins.
 func (s *Sampler) Batch(dst []int, rank int, step uint64, size int) (indices []int, epoch uint64) {
-	if rank < 0 || rank >= s.ranks {
-		panic(fmt.Sprintf("train: rank %d of %d", rank, s.ranks))
-	}
+	s.check(rank)
 	per := uint64(s.n / s.ranks)
 	first := step * uint64(size)
 	for i := range uint64(size) {
@@ -55,6 +53,36 @@ func (s *Sampler) Batch(dst []int, rank int, step uint64, size int) (indices []i
 		dst = append(dst, s.perm(at / per)[rank+int(at%per)*s.ranks])
 	}
 	return dst, first / per
+}
+
+// Share appends to dst the indices of the examples that a rank stands for when
+// all of the data are due, as for the full gradients of SPIDER and SVRG: rank,
+// rank+ranks, rank+2·ranks, ... below n, ascending. Unlike in an epoch of
+// [Sampler.Batch] no example rests, so shares differ in length by one if ranks
+// does not divide n: the mean over the data is the mean over the ranks of each
+// one's mean times [Sampler.ShareWeight].
+//
+// Fang et al., "SPIDER", NeurIPS 2018, Algorithm 1, arXiv:1807.01695.
+func (s *Sampler) Share(dst []int, rank int) []int {
+	s.check(rank)
+	for i := rank; i < s.n; i += s.ranks {
+		dst = append(dst, i)
+	}
+	return dst
+}
+
+// ShareWeight is the length of a rank's share over the mean length n/ranks: 1
+// if ranks divides n.
+func (s *Sampler) ShareWeight(rank int) float64 {
+	s.check(rank)
+	length := (s.n - rank + s.ranks - 1) / s.ranks
+	return float64(length) * float64(s.ranks) / float64(s.n)
+}
+
+func (s *Sampler) check(rank int) {
+	if rank < 0 || rank >= s.ranks {
+		panic(fmt.Sprintf("train: rank %d of %d", rank, s.ranks))
+	}
 }
 
 func (s *Sampler) perm(epoch uint64) []int {

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"math"
 	"slices"
 	"testing"
 
@@ -82,6 +83,57 @@ func TestBatchGolden(t *testing.T) {
 	}
 }
 
+// The shares of all ranks are the data, once each.
+func TestShares(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 40).Draw(t, "n")
+		ranks := rapid.IntRange(1, n).Draw(t, "ranks")
+		s := NewSampler(n, ranks, 1)
+		seen := make([]int, n)
+		for rank := range ranks {
+			share := s.Share([]int{-7}, rank)
+			if share[0] != -7 || share[1] != rank || !slices.IsSorted(share) {
+				t.Fatalf("share of rank %d of %d: %v", rank, ranks, share)
+			}
+			for _, i := range share[1:] {
+				seen[i]++
+			}
+			if want := float64(len(share)-1) * float64(ranks) / float64(n); s.ShareWeight(rank) != want {
+				t.Fatalf("weight of rank %d of %d for %d examples: %v, want %v", rank, ranks, n, s.ShareWeight(rank), want)
+			}
+		}
+		if slices.Min(seen) != 1 || slices.Max(seen) != 1 {
+			t.Fatalf("%d ranks see %v", ranks, seen)
+		}
+	})
+}
+
+// Weighted by their shares, the ranks' gradients have the full one for their
+// mean.
+func TestFullGradient(t *testing.T) {
+	data, _, _, err := Load("digits", "", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ranks = 37 // of 1438 examples: 38 or 39 each
+	m := newModel(t, ModelSpec{Kind: "softmax"}, data.Shape())
+	params := start(m, 1)
+	off, grad := make([]float32, len(params)), make([]float32, len(params))
+	want, _ := m.Grad(params, data.X, data.Y, data.N, off)
+	s, size, mean := NewSampler(data.N, ranks, 1), norm(off), 0.0
+	for rank := range ranks {
+		part := data.pick(s.Share(nil, rank))
+		loss, _ := m.Grad(params, part.X, part.Y, part.N, grad)
+		mean += loss * s.ShareWeight(rank) / ranks
+		for i, g := range grad {
+			off[i] -= g * float32(s.ShareWeight(rank)/ranks)
+		}
+	}
+	if math.Abs(mean-want) > 1e-9 || norm(off) > 1e-5*size {
+		t.Errorf("mean loss %v, want %v; gradient off by %v of %v", mean, want, norm(off), size)
+	}
+}
+
 func TestSamplerDoesNotAllocate(t *testing.T) {
 	s := NewSampler(1000, 3, 1)
 	dst := make([]int, 0, 64)
@@ -103,6 +155,14 @@ func TestBatchPanics(t *testing.T) {
 				}
 			}()
 			Batch(nil, c.n, c.ranks, c.rank, 1, 0, 1)
+		}()
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("the share of %+v did not panic", c)
+				}
+			}()
+			NewSampler(c.n, c.ranks, 1).Share(nil, c.rank)
 		}()
 	}
 }
