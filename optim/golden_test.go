@@ -140,6 +140,14 @@ func (g *golden) vector(raw json.RawMessage) ([]float64, error) {
 	}
 	var out []float64
 	for _, t := range g.Tensors {
+		// Estimates of a convolution's Hessian stand once for its last two
+		// dimensions.
+		if n := len(byName[t.Name]); len(t.Shape) == 4 && n == t.Shape[0]*t.Shape[1] {
+			for _, x := range byName[t.Name] {
+				out = append(out, slices.Repeat([]float64{x}, len(t.Init)/n)...)
+			}
+			continue
+		}
 		if len(byName[t.Name]) != len(t.Init) {
 			return nil, fmt.Errorf("tensor %q: %d values, want %d", t.Name, len(byName[t.Name]), len(t.Init))
 		}
