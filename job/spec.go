@@ -21,6 +21,7 @@ type Spec struct {
 	Name         string     `json:"name" yaml:"name"`
 	Model        Model      `json:"model" yaml:"model"`
 	Data         Data       `json:"data" yaml:"data"`
+	Distill      Distill    `json:"distill" yaml:"distill"`
 	Seed         uint64     `json:"seed" yaml:"seed"`
 	Ranks        int        `json:"ranks" yaml:"ranks"`
 	Workers      int        `json:"workers" yaml:"workers"`
@@ -72,6 +73,17 @@ type Data struct {
 	Label string `json:"label,omitempty" yaml:"label,omitempty"`
 }
 
+// Distill says whose scores the workers of a built-in model distil, for rules
+// that take the gradient of a distillation loss.
+type Distill struct {
+	Teacher     string  `json:"teacher" yaml:"teacher"` // safetensors file on the workers' machines; empty: none
+	Kind        string  `json:"kind" yaml:"kind"`       // of the teacher's model, with its layers
+	Hidden      []int   `json:"hidden,omitempty" yaml:"hidden,omitempty"`
+	Channels    []int   `json:"channels,omitempty" yaml:"channels,omitempty"`
+	Temperature float64 `json:"temperature" yaml:"temperature"`
+	Weight      float64 `json:"weight" yaml:"weight"`
+}
+
 // Optimizer is the update rule with its hyper-parameters and schedule.
 type Optimizer struct {
 	Rule     string             `json:"rule" yaml:"rule"`
@@ -109,6 +121,7 @@ func Default() *Spec {
 		Name:         "job",
 		Model:        Model{Kind: "softmax"},
 		Data:         Data{Name: "digits"},
+		Distill:      Distill{Kind: "mlp", Temperature: 4, Weight: 1},
 		Seed:         1,
 		Workers:      2,
 		Servers:      1,

@@ -3,6 +3,7 @@ package job
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 
 // The words of a job file.
 var (
-	modelKinds = []string{"softmax", "mlp", "cnn", "tensors"}
+	modelKinds = []string{"softmax", "mlp", "cnn", "sparse", "tensors"}
 	dataNames  = []string{"digits", "mnist", "fashion-mnist", "csv", "libsvm", "none"}
 	onLosses   = []string{string(Reassign), string(Wait), string(Shrink)}
 	onBads     = []string{"halt", "null"}
@@ -135,6 +136,7 @@ func (s *Spec) check(c *checker) {
 	c.steps("checkpoint.every", s.Checkpoint.Every, 0)
 	c.between("checkpoint.keep", s.Checkpoint.Keep, 1, 1000)
 	c.steps("eval.every", s.Eval.Every, 0)
+	s.checkDistill(c, rule)
 	c.word("level", s.Level, levels)
 	c.word("encoding", string(s.Encoding), encodings)
 	if s.Level == "durable" && s.Checkpoint.Every == 0 {
@@ -181,6 +183,26 @@ func (s *Spec) checkModel(c *checker) {
 		}
 	case len(m.Tensors) > 0 && slices.Contains(modelKinds, m.Kind):
 		c.bad("model.tensors", "has no meaning for kind %s", m.Kind)
+	}
+}
+
+func (s *Spec) checkDistill(c *checker, rule optim.Rule[float32]) {
+	d := &s.Distill
+	wants := rule != nil && s.Model.Kind != "tensors" && slices.Contains(rule.Spec().AllRoles(), optim.GradKD)
+	switch {
+	case wants && d.Teacher == "":
+		c.bad("distill.teacher", "%s takes the gradient of a distillation loss: want the safetensors file of a trained model", s.Optimizer.Rule)
+	case !wants && d.Teacher != "":
+		c.bad("distill.teacher", "has no meaning for the rule %s, or for a model of tensors", s.Optimizer.Rule)
+	case !wants:
+		return
+	}
+	c.word("distill.kind", d.Kind, modelKinds[:len(modelKinds)-1])
+	if !(d.Temperature > 0) || math.IsInf(d.Temperature, 0) {
+		c.bad("distill.temperature", "got %v, want a number above 0", d.Temperature)
+	}
+	if !(d.Weight >= 0) || math.IsInf(d.Weight, 0) {
+		c.bad("distill.weight", "got %v, want 0 or more", d.Weight)
 	}
 }
 

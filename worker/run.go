@@ -10,7 +10,6 @@ import (
 	"tributary/client"
 	"tributary/comm"
 	"tributary/job"
-	"tributary/train"
 )
 
 // Options say which job to work for.
@@ -84,26 +83,12 @@ func ended(ctx context.Context, r Result, err error) (Result, error) {
 	return r, nil
 }
 
-// trainer computes gradients. It is used by one goroutine.
+// trainer pulls, computes and pushes. It is used by one goroutine.
 type trainer struct {
-	opts    Options
-	w       *client.Worker
-	task    *Task
-	model   train.Model
-	sampler *train.Sampler
-	x       []float32
-	y       []int32
-	indices []int
-	grads   map[slotKey][]float32
-	depth   uint64
-	res     Result
-}
-
-// A gradient belongs to the session until its step is applied, which is at the
-// latest when step + staleness + 1 is handed out.
-type slotKey struct {
-	rank int
-	slot uint64
+	opts Options
+	w    *client.Worker
+	calc *calculator
+	res  Result
 }
 
 func newTrainer(w *client.Worker, rec *job.Record, o Options) (*trainer, error) {
@@ -115,14 +100,11 @@ func newTrainer(w *client.Worker, rec *job.Record, o Options) (*trainer, error) 
 	if err := task.matches(plan.Layout); err != nil {
 		return nil, fmt.Errorf("job %q: %w", o.Job, err)
 	}
-	m, err := task.NewModel()
+	calc, err := newCalculator(task, plan)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("job %q: %w", o.Job, err)
 	}
-	n := rec.Spec.Batch
-	return &trainer{opts: o, w: w, task: task, model: m, sampler: train.NewSampler(task.Train.N, plan.Ranks, rec.Spec.Seed),
-		x: make([]float32, n*task.Train.Dim), y: make([]int32, n), grads: map[slotKey][]float32{},
-		depth: uint64(max(plan.Staleness, 0) + 2)}, nil
+	return &trainer{opts: o, w: w, calc: calc}, nil
 }
 
 func (t *trainer) loop(ctx context.Context) error {
@@ -137,7 +119,7 @@ func (t *trainer) loop(ctx context.Context) error {
 		}
 		t.evaluate(ctx, &work)
 		for _, rank := range work.Ranks {
-			err := t.w.Push(ctx, t.gradient(&work, rank))
+			err := t.w.Push(ctx, t.calc.contribution(&work, rank))
 			if err != nil && !errors.Is(err, client.ErrNotMine) {
 				return err
 			}
@@ -159,32 +141,22 @@ func (t *trainer) pull(ctx context.Context) (client.Work, error) {
 	return work, err
 }
 
-// gradient is what a rank pushes at a step: a function of the parameters, the
-// seed, the rank and the step alone.
-func (t *trainer) gradient(work *client.Work, rank int) client.Contribution {
-	n := t.task.Spec.Batch
-	t.indices, _ = t.sampler.Batch(t.indices[:0], rank, work.Step, n)
-	t.task.Train.Gather(t.indices, t.x, t.y)
-	key := slotKey{rank, work.Step % t.depth}
-	g := t.grads[key]
-	if g == nil {
-		g = make([]float32, len(work.Params))
-		t.grads[key] = g
-	}
-	loss, _ := t.model.Grad(work.Params, t.x, t.y, n, g)
-	return client.Contribution{Rank: rank, Step: work.Step, Version: work.Version, Grad: g, Loss: loss, Examples: float64(n)}
-}
-
 // evaluate measures the model on the test part where the job asks for it. The
 // worker that serves rank 0 does it for all.
 func (t *trainer) evaluate(ctx context.Context, work *client.Work) {
-	every := t.task.Spec.Eval.Every
-	if every == 0 || work.Ranks[0] != 0 || work.Step == 0 || work.Step%every != 0 {
+	task, made := t.calc.task, work.Update-1
+	every := task.Spec.Eval.Every
+	if every == 0 || work.Ranks[0] != 0 || made == 0 || made%every != 0 || work.Phase != 0 {
 		return
 	}
-	loss, correct := t.model.Eval(work.Params, t.task.Test.X, t.task.Test.Y, t.task.Test.N)
-	accuracy := float64(correct) / float64(t.task.Test.N)
-	err := errors.Join(t.w.Report(ctx, work.Step, "accuracy", accuracy), t.w.Report(ctx, work.Step, "test_loss", loss))
+	params, err := t.w.EvalParams(ctx, work)
+	if err != nil {
+		t.opts.Logger.Warn("not evaluated", "step", made, "err", err)
+		return
+	}
+	loss, correct := t.calc.model.Eval(params, task.Test.X, task.Test.Y, task.Test.N)
+	accuracy := float64(correct) / float64(task.Test.N)
+	err = errors.Join(t.w.Report(ctx, made, "accuracy", accuracy), t.w.Report(ctx, made, "test_loss", loss))
 	if err != nil {
 		t.opts.Logger.Debug("accuracy not sent", "err", err)
 	}
