@@ -129,7 +129,7 @@ func TestFullGradient(t *testing.T) {
 			off[i] -= g * float32(s.ShareWeight(rank)/ranks)
 		}
 	}
-	if math.Abs(mean-want) > 1e-9 || norm(off) > 1e-5*size {
+	if !(math.Abs(mean-want) <= 1e-9) || !(norm(off) <= 1e-5*size) {
 		t.Errorf("mean loss %v, want %v; gradient off by %v of %v", mean, want, norm(off), size)
 	}
 }

@@ -48,7 +48,7 @@ func TestGradSoftIsTheDerivative(t *testing.T) {
 		grad := slices.Repeat([]float32{float32(math.NaN())}, len(params))
 		loss := m.GradSoft(params, x, targets, temperature, n, grad)
 		tw, p := twin{spec, s}, widen(params)
-		if want := tw.soft(p, x, targets, temperature); math.Abs(loss-want) > 1e-5*(1+want) {
+		if want := tw.soft(p, x, targets, temperature); !(math.Abs(loss-want) <= 1e-5*(1+want)) {
 			t.Fatalf("%s: loss %v, want %v", m.Name(), loss, want)
 		}
 		const h = 1e-6
@@ -59,7 +59,7 @@ func TestGradSoftIsTheDerivative(t *testing.T) {
 			p[i] = at - h
 			down := tw.soft(p, x, targets, temperature)
 			p[i] = at
-			if want := (up - down) / (2 * h); math.Abs(float64(grad[i])-want) > 1e-5+1e-4*math.Abs(want) {
+			if want := (up - down) / (2 * h); !(math.Abs(float64(grad[i])-want) <= 1e-5+1e-4*math.Abs(want)) {
 				t.Fatalf("%s: grad[%d] = %v, difference quotient %v", m.Name(), i, grad[i], want)
 			}
 		}
@@ -77,7 +77,7 @@ func TestTeachers(t *testing.T) {
 	targets, grad, want := make([]float32, n*s.Classes), make([]float32, len(params)), make([]float32, len(params))
 	m.Scores(params, x, n, targets)
 	for _, temperature := range []float64{0.5, 1, 20} {
-		if loss := m.GradSoft(params, x, targets, temperature, n, grad); math.Abs(loss) > 1e-12 || norm(grad) != 0 {
+		if loss := m.GradSoft(params, x, targets, temperature, n, grad); !(math.Abs(loss) <= 1e-12) || norm(grad) != 0 {
 			t.Errorf("own teacher at temperature %v: loss %v, gradient of length %v", temperature, loss, norm(grad))
 		}
 	}
@@ -92,7 +92,7 @@ func TestTeachers(t *testing.T) {
 	for i := range grad {
 		grad[i] -= want[i]
 	}
-	if math.Abs(loss-wantLoss) > 1e-12 || norm(grad) > 1e-6*norm(want) {
+	if !(math.Abs(loss-wantLoss) <= 1e-12) || !(norm(grad) <= 1e-6*norm(want)) {
 		t.Errorf("certain teacher: loss %v, want %v; gradient off by %v", loss, wantLoss, norm(grad))
 	}
 	if loss := m.GradSoft(params, nil, nil, 1, 0, grad); loss != 0 || norm(grad) != 0 {

@@ -99,7 +99,7 @@ func TestHVPIsTheSecondDerivative(t *testing.T) {
 		if tried < 100 {
 			t.Errorf("%s: only %d draws without a kink", m.Name(), tried)
 		}
-		if worst > 2e-5 {
+		if !(worst <= 2e-5) {
 			t.Errorf("%s: ⟨u, H·v⟩ is off by %.2g of its size", m.Name(), worst)
 		}
 		t.Logf("%s: %d second differences, worst %.2g", m.Name(), tried, worst)
@@ -144,7 +144,7 @@ func TestHVPIsTheDerivativeOfGrad(t *testing.T) {
 		if tried < 10 {
 			t.Errorf("%s: only %d draws without a kink", m.Name(), tried)
 		}
-		if worst > 1e-3 {
+		if !(worst <= 1e-3) {
 			t.Errorf("%s: H·v is off by %.2g of its length", m.Name(), worst)
 		}
 		t.Logf("%s: %d differences of gradients, worst %.2g", m.Name(), tried, worst)
@@ -163,7 +163,7 @@ func TestHVPIsSymmetricAndLinear(t *testing.T) {
 		x, y := noise(c.s, c.n, 2)
 		u, v := direction(len(params), 3), direction(len(params), 4)
 		hu, hv := hvp(m, params, u, x, y), hvp(m, params, v, x, y)
-		if a, b := dot(u, hv), dot(v, hu); math.Abs(a-b) > 1e-5*norm(u)*norm(hv) {
+		if a, b := dot(u, hv), dot(v, hu); !(math.Abs(a-b) <= 1e-5*norm(u)*norm(hv)) {
 			t.Errorf("%s: ⟨u, H·v⟩ = %v and ⟨v, H·u⟩ = %v", m.Name(), a, b)
 		}
 		mix, off := make([]float32, len(u)), make([]float32, len(u))
@@ -173,7 +173,7 @@ func TestHVPIsSymmetricAndLinear(t *testing.T) {
 		for i, h := range hvp(m, params, mix, x, y) {
 			off[i] = h - (2*hu[i] - 0.5*hv[i])
 		}
-		if norm(off) > 1e-5*(norm(hu)+norm(hv)) {
+		if !(norm(off) <= 1e-5*(norm(hu)+norm(hv))) {
 			t.Errorf("%s: H·(2u − v/2) is off by %v of %v", m.Name(), norm(off), norm(hu))
 		}
 		clear(mix)
@@ -210,7 +210,7 @@ func TestHVPOfSoftmax(t *testing.T) {
 		}
 	}
 	for i, h := range hvp(m, params, v, x, y) {
-		if math.Abs(float64(h)-want[i]) > 1e-6*(1e-2+math.Abs(want[i])) {
+		if !(math.Abs(float64(h)-want[i]) <= 1e-6*(1e-2+math.Abs(want[i]))) {
 			t.Errorf("(H·v)[%d] = %v, want %v", i, h, want[i])
 		}
 	}
@@ -275,7 +275,7 @@ func TestHVPIsOfTheMean(t *testing.T) {
 		for i := range off {
 			off[i] -= one[i]
 		}
-		if norm(off) > 1e-5*norm(one) {
+		if !(norm(off) <= 1e-5*norm(one)) {
 			t.Errorf("%s: a hundred copies are off by %v of %v", m.Name(), norm(off), norm(one))
 		}
 	}
