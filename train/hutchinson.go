@@ -39,7 +39,7 @@ func Rademacher(seed, step uint64, lo int, dst []float32) {
 // tensors describes the whole vector, with Offset and Len set. hz has one
 // element for each parameter and so has dst, which may be hz.
 //
-// Yao et al., "AdaHessian", AAAI 2021, section 3.2, arXiv:2006.00719.
+// Yao et al., "AdaHessian", AAAI 2021, arXiv:2006.00719.
 func AbsHessian(tensors []layout.Tensor, hz, dst []float32) {
 	want("elements of the estimate", len(dst), len(hz))
 	for i, v := range hz {

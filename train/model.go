@@ -58,7 +58,7 @@ type Model interface {
 	// n = 0; out and v must not overlap. As to allocation see Grad.
 	//
 	// Pearlmutter, "Fast exact multiplication by the Hessian", Neural
-	// Computation 6 (1994), eq. 12 to 15.
+	// Computation 6 (1994).
 	HVP(params, v, x []float32, y []int32, n int, out []float32)
 
 	// Scores overwrites out, n×Classes, with the scores (logits) of the n
@@ -69,10 +69,9 @@ type Model interface {
 	// SampleLabels overwrites each y[i] with a class drawn from the model's
 	// own distribution at example i: the inverse distribution function at
 	// u(i), a uniform number in [0, 1). u is called once for each i, in
-	// ascending order. The gradient with such labels is that of the
-	// Gauss-Newton-Bartlett estimator of the Hessian's diagonal, (size of the
-	// batch)·g². With NaN among the scores y[i] is a class, but any. As to
-	// allocation see Grad.
+	// ascending order. With the gradient g by such labels n·g² estimates the
+	// diagonal of the Hessian's Gauss-Newton part. With NaN among the scores
+	// y[i] is a class, but any. As to allocation see Grad.
 	//
 	// Liu et al., "Sophia", ICLR 2024, Algorithm 2, arXiv:2305.14342.
 	SampleLabels(params, x []float32, n int, u func(i int) float64, y []int32)
