@@ -244,7 +244,7 @@ func TestParseErrors(t *testing.T) {
 func TestSet(t *testing.T) {
 	s := Default()
 	orig := s.clone()
-	for _, a := range []string{"optimizer.hyper.lr=0.01", "optimizer.hyper.betas=[0.8, 0.9]", "steps=7", "recompute=false", "name=x",
+	for _, a := range []string{"optimizer.hyper.weight_decay=0.5", "optimizer.rule=adam", "optimizer.hyper.lr=0.01", "optimizer.hyper.betas=[0.8, 0.9]", "steps=7", "recompute=false", "name=x",
 		"timeouts.worker=3s", "memory_budget=1GB", "model.kind=mlp", "model.hidden=[4,5]", "data={name: csv, path: p=q}", "data.label=", "optimizer.rule=adam"} {
 		if err := s.Set(a); err != nil {
 			t.Errorf("Set(%q): %v", a, err)
@@ -259,6 +259,9 @@ func TestSet(t *testing.T) {
 	}
 	if orig.Optimizer.Hyper != nil {
 		t.Error("Set reached a copy")
+	}
+	if len(s.Optimizer.Hyper) != 2 {
+		t.Errorf("hyper-parameters of the rule before: %v", s.Optimizer.Hyper)
 	}
 	checkRoundTrip(t, s)
 	before := s.clone()

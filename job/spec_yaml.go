@@ -76,7 +76,8 @@ func parseNode(file []byte) (*yaml.Node, error) {
 
 // Set changes one field: "optimizer.hyper.lr=0.01". The value is YAML. It
 // does not validate the whole; call [Spec.Validate] after the last Set. A
-// refused assignment changes nothing.
+// refused assignment changes nothing. Another optimizer.rule starts from its own
+// defaults: the hyper-parameters given before belonged to the rule before.
 func (s *Spec) Set(assignment string) error {
 	path, value, ok := strings.Cut(assignment, "=")
 	if !ok || path == "" {
@@ -105,7 +106,11 @@ func (s *Spec) Set(assignment string) error {
 	}
 	c := s.clone()
 	d := &decoder{}
+	rule := c.Optimizer.Rule
 	d.value(node, reflect.ValueOf(c).Elem(), "")
+	if c.Optimizer.Rule != rule && path == "optimizer.rule" {
+		c.Optimizer.Hyper = nil // they were another rule's
+	}
 	if len(d.problems) > 0 {
 		for i := range d.problems {
 			d.problems[i].Line = 0
