@@ -77,9 +77,12 @@ func (r *adaHessian[T]) Apply(_ int, k *Step, s *Span[T]) {
 	}
 }
 
-// powers is dst = x^p.
+// powers is dst = x^p; a NaN stays one, also with p = 0.
 func powers[T Float](dst, x []T, p float64) {
-	for i := range dst {
-		dst[i] = T(powReal(float64(x[i]), p))
+	for i, v := range x {
+		if v == v {
+			v = T(powReal(float64(v), p))
+		}
+		dst[i] = v
 	}
 }

@@ -1,51 +1,31 @@
 package optim
 
 import (
+	"fmt"
 	"testing"
-
-	"tributary/layout"
 )
 
+// BenchmarkApply measures every pass of a step over one span of 2048 elements:
+// a matrix, because some rules treat vectors in another way.
 func BenchmarkApply(b *testing.B) {
-	const n = 2048
-	info := &layout.Tensor{Name: "x", Shape: []int{n}, Len: n}
-	for vi, v := range ruleVariants {
-		if v.hyper == nil || v.hyper["momentum"] != nil {
-			b.Run(v.name+variantName(v.hyper), func(b *testing.B) {
-				rule := newRule[float32](b, vi)
-				spec := rule.Spec()
-				mk := func() []float32 {
-					x := make([]float32, n)
-					for i := range x {
-						x[i] = 1 + float32(i)/n
-					}
-					return x
-				}
-				s := &Span[float32]{Tensor: &TensorState{Info: info, Reduced: [][][]float64{{{1, 1}}}}, W: mk(), Out: mk(), Sums: [][]float64{{0, 0}}}
-				s.G[Grad] = mk()
-				for range spec.Slots {
-					s.Slots = append(s.Slots, mk())
-				}
-				k := &Step{T: 10, LR: 1e-9}
-				rule.Prepare(0, k)
+	for _, v := range ruleVariants {
+		bed := newBed(b, newRule[float32](b, v), 10, 32, 64)
+		bed.k.LR = 1e-9
+		n := 0
+		bed.run(func(pass func(), _ bool) {
+			name := v.String()
+			if len(bed.spec.Phases) > 1 || len(bed.spec.Phases[0].Passes) > 1 {
+				name += fmt.Sprintf("/pass%d", n)
+			}
+			n++
+			b.Run(name, func(b *testing.B) {
 				b.ReportAllocs()
-				b.SetBytes(4 * n)
+				b.SetBytes(int64(4 * bed.l.P))
 				for b.Loop() {
-					for pass := range spec.Phases[0].Passes {
-						rule.Apply(pass, k, s)
-					}
+					pass()
 				}
 			})
-		}
+			pass() // also if no benchmark was asked for
+		})
 	}
-}
-
-func variantName(h map[string]any) string {
-	switch {
-	case h["nesterov"] == true:
-		return "-nesterov"
-	case h["momentum"] != nil:
-		return "-momentum"
-	}
-	return ""
 }

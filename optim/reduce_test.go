@@ -182,14 +182,14 @@ func TestMaxKeepsNaN(t *testing.T) {
 
 func TestRunnerRefuses(t *testing.T) {
 	l := testModel(t, 0)
-	r := NewRunner(newRule[float32](t, 0), l, make([]float32, l.P), RunnerOptions{})
+	r := NewRunner(newRule[float32](t, ruleVariants[0]), l, make([]float32, l.P), RunnerOptions{})
 	if !panics(func() { r.Step() }) {
 		t.Error("Step without input: no panic")
 	}
 	if !panics(func() { r.SetSlot("nope", make([]float32, l.P)) }) {
 		t.Error("SetSlot of an unknown slot: no panic")
 	}
-	if !panics(func() { NewRunner(newRule[float32](t, 0), l, make([]float32, 3), RunnerOptions{}) }) {
+	if !panics(func() { NewRunner(newRule[float32](t, ruleVariants[0]), l, make([]float32, 3), RunnerOptions{}) }) {
 		t.Error("parameters of the wrong length: no panic")
 	}
 	if r.Slot("nope") != nil || r.T() != 0 {

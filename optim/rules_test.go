@@ -13,71 +13,6 @@ import (
 	"tributary/layout"
 )
 
-// Perturbed hyper-parameters must be noticed by some golden file: a tolerance
-// that forgives them would forgive a wrong rule.
-func TestGoldenNoticesWrongHyper(t *testing.T) {
-	wrong := map[string]func(x any) any{
-		"lr":           func(x any) any { return x.(float64) * 1.001 },
-		"eps":          func(x any) any { return x.(float64) * 1.5 },
-		"weight_decay": func(x any) any { return x.(float64)*1.01 + 1e-3 },
-		"betas":        func(x any) any { p := x.([]any); return []any{p[1], p[0]} },
-		"momentum":     func(x any) any { return x.(float64) * 0.999 },
-		"dampening":    func(x any) any { return x.(float64) * 0.99 },
-		"nesterov":     func(any) any { return false },
-		"maximize":     func(any) any { return false },
-	}
-	seen := map[string]bool{}
-	noticed := map[string]bool{}
-	for _, file := range goldenIn(t, ownGolden) {
-		g := readGolden(t, file)
-		if _, ok := Lookup(g.Optimizer); !ok || g.Steps[0]["rows"] != nil {
-			continue
-		}
-		for _, name := range sortedKeys(wrong) {
-			h, err := g.hyper()
-			if err != nil {
-				t.Fatal(err)
-			}
-			x, given := h[name]
-			if !given {
-				continue
-			}
-			h[name] = wrong[name](x)
-			rule, err := New[float64](g.Optimizer, h)
-			if err != nil {
-				continue
-			}
-			if name == "lr" {
-				g = readGolden(t, file) // the schedule's value comes from the file
-				g.Hyper["lr"] = h["lr"]
-			}
-			key := g.Optimizer + "." + name
-			seen[key] = true
-			if compare(g, replay(t, g, rule, g.layout(t, 0), RunnerOptions{})) != nil {
-				noticed[key] = true
-			}
-			g = readGolden(t, file)
-		}
-	}
-	for _, key := range sortedKeys(seen) {
-		if !noticed[key] {
-			t.Errorf("no golden file notices a wrong %s", key)
-		}
-	}
-	if len(seen) < 15 {
-		t.Errorf("only %d hyper-parameters tried", len(seen))
-	}
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
 // fataler is what testing and rapid have in common.
 type fataler interface{ Fatal(...any) }
 
@@ -127,12 +62,119 @@ var ruleVariants = []ruleVariant{
 	{name: "lamb", hyper: map[string]any{"weight_decay": 0.5}},
 }
 
-func newRule[T Float](t fataler, i int) Rule[T] {
-	r, err := New[T](ruleVariants[i].name, ruleVariants[i].hyper)
+// String names a variant in failures and benchmarks.
+func (v ruleVariant) String() string {
+	name := v.name
+	for i, h := range sortedKeys(v.hyper) {
+		sep := ","
+		if i == 0 {
+			sep = "/"
+		}
+		name += fmt.Sprintf("%s%s=%v", sep, h, v.hyper[h])
+	}
+	return name
+}
+
+// largest is v.limit, or its default.
+func (v ruleVariant) largest() float64 {
+	if v.limit == 0 {
+		return 1e15
+	}
+	return v.limit
+}
+
+func newRule[T Float](t fataler, v ruleVariant) Rule[T] {
+	r, err := New[T](v.name, v.hyper)
+	if err != nil {
+		t.Fatal(fmt.Sprintf("%v: %v", v, err))
+	}
+	return r
+}
+
+// decays says whether the variant has a weight decay, given or by default.
+func (v ruleVariant) decays(t fataler) bool {
+	d, _ := Lookup(v.name)
+	x, err := d.Resolve(v.hyper)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	wd, _ := x["weight_decay"].(float64)
+	return wd != 0
+}
+
+// feed is what a rule asks for in a phase of step t, with values(role) for a role.
+func feed[T Float](spec *Spec, phase int, t uint64, lr float64, values func(Role) []T) Input[T] {
+	in := Input[T]{LR: lr, Loss: 1.5, Examples: 1}
+	for _, role := range spec.Roles(phase, t) {
+		x := slices.Clone(values(role))
+		if role == HessDiag && spec.AbsHessian {
+			for i := range x {
+				x[i] = T(math.Abs(float64(x[i])))
+			}
+		}
+		in.G[role] = x
+	}
+	return in
+}
+
+// step takes one step of r.
+func step[T Float](r *Runner[T], lr float64, values func(Role) []T) {
+	for ph := range r.spec.Phases {
+		t := r.T()
+		if ph == 0 {
+			t++
+		}
+		r.Phase(ph, feed(r.spec, ph, t, lr, values))
+	}
+}
+
+func constantly[T Float](x []T) func(Role) []T { return func(Role) []T { return x } }
+
+// checkEqual compares parameters, points and all slots bit for bit.
+func checkEqual[T Float](t fataler, what string, a, b *Runner[T]) {
+	for p := range NumPoints {
+		if x, y := a.Point(p), b.Point(p); !equalBits(x, y) {
+			t.Fatal(fmt.Sprintf("%s: point %d: %v and %v", what, p, x, y))
+		}
+	}
+	for _, sl := range a.spec.Slots {
+		if x, y := a.Slot(sl.Name), b.Slot(sl.Name); !equalBits(x, y) {
+			t.Fatal(fmt.Sprintf("%s: slot %s: %v and %v", what, sl.Name, x, y))
+		}
+	}
+	if !equalBits(a.model, b.model) {
+		t.Fatal(fmt.Sprintf("%s: slots of the model: %v and %v", what, a.model, b.model))
+	}
+	for _, part := range b.shards { // all replicas
+		for ti := range part.tensors {
+			for si, x := range part.tensors[ti].Slots {
+				if y := a.shards[0].tensors[ti].Slots[si]; !equalBits(x, y) {
+					t.Fatal(fmt.Sprintf("%s: slot %d of tensor %d: %v and %v", what, si, ti, y, x))
+				}
+			}
+		}
+	}
+}
+
+func checkFinite[T Float](t fataler, what string, x []T) {
+	for i, x := range x {
+		if x != x || math.IsInf(float64(x), 0) {
+			t.Fatal(fmt.Sprintf("%s: element %d became %v", what, i, x))
+		}
+	}
+}
+
+// Every registered rule is tested.
+func TestEveryRuleHasVariants(t *testing.T) {
+	var tested []string
+	for _, v := range ruleVariants {
+		tested = append(tested, v.name)
+	}
+	for _, name := range Names() {
+		if !slices.Contains(tested, name) {
+			t.Errorf("no variant of rule %q: add one to ruleVariants in a test file", name)
+		}
+	}
 }
 
 // draw32 draws values of all magnitudes, with zeros of both signs and denormals.
@@ -144,238 +186,331 @@ func draw32(lo, hi float64) *rapid.Generator[float32] {
 	)
 }
 
-// Any cut into shards and spans gives the same bits, and the rule leaves
-// alone what it must not touch.
+// drawInputs draws the values of some steps; the result gives those of a role.
+func drawInputs(t *rapid.T, steps int, gen *rapid.Generator[[]float32]) func(step int) func(Role) []float32 {
+	const perStep = 3 // roles share values: that is an input like any other
+	x := make([][]float32, perStep*steps)
+	for i := range x {
+		x[i] = gen.Draw(t, "inputs")
+	}
+	return func(step int) func(Role) []float32 {
+		return func(r Role) []float32 { return x[perStep*step+int(r)%perStep] }
+	}
+}
+
+// Any cut into shards and spans gives the same bits, all replicas agree, and
+// buffers stay.
 func TestCutDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		vi := rapid.IntRange(0, len(ruleVariants)-1).Draw(t, "variant")
 		l := testModel(t, rapid.IntRange(1, 30).Draw(t, "chunk"))
-		rule := newRule[float32](t, vi)
-		vec := rapid.SliceOfN(draw32(-100, 100), l.P, l.P)
-		w := vec.Draw(t, "w")
-		a := NewRunner(rule, l, w, RunnerOptions{})
-		b := NewRunner(rule, l, w, RunnerOptions{
-			Shards: rapid.IntRange(1, 9).Draw(t, "shards"),
-			Span:   rapid.IntRange(1, 9).Draw(t, "span"),
-		})
-		for range 3 {
-			g := vec.Draw(t, "g")
-			before := slices.Clone(g)
-			in := Input[float32]{LR: 0.01}
-			in.G[Grad] = g
-			a.Step(in)
-			b.Step(in)
-			if !equalBits(g, before) {
-				t.Fatal("the gradient was changed")
+		vector := rapid.SliceOfN(draw32(-100, 100), l.P, l.P)
+		w := vector.Draw(t, "w")
+		inputs := drawInputs(t, 3, vector)
+		o := RunnerOptions{Shards: rapid.IntRange(1, 9).Draw(t, "shards"), Span: rapid.IntRange(1, 9).Draw(t, "span")}
+		lr := rapid.SampledFrom([]float64{0, 1e-3, 0.1}).Draw(t, "lr")
+		for _, v := range ruleVariants {
+			rule := newRule[float32](t, v)
+			a, b := NewRunner(rule, l, w, RunnerOptions{}), NewRunner(rule, l, w, o)
+			for i := range 3 {
+				step(a, lr, inputs(i))
+				step(b, lr, inputs(i))
 			}
-			pa, pb := a.Params(), b.Params()
-			if !equalBits(pa, pb) {
-				t.Fatalf("params %v and %v", pa, pb)
+			checkEqual(t, v.String(), a, b)
+			got := a.Params()
+			if buf := l.Tensors[2]; !equalBits(got[buf.Offset:buf.Offset+buf.Len], w[buf.Offset:buf.Offset+buf.Len]) {
+				t.Fatalf("%v: a buffer was updated", v)
 			}
-			for _, sl := range rule.Spec().Slots {
-				if !equalBits(a.Slot(sl.Name), b.Slot(sl.Name)) {
-					t.Fatalf("slot %s differs", sl.Name)
-				}
-			}
-			if buf := l.Tensors[2]; !equalBits(pa[buf.Offset:buf.Offset+buf.Len], w[buf.Offset:buf.Offset+buf.Len]) {
-				t.Fatal("a buffer was updated")
-			}
-			for i, x := range pa {
-				if x != x || math.IsInf(float64(x), 0) {
-					t.Fatalf("element %d became %v", i, x)
-				}
-			}
+			checkFinite(t, v.String(), got)
 		}
 	})
 }
 
+// From the smallest numbers to huge ones, also within one tensor, nothing
+// becomes NaN or Inf.
+func TestMagnitudes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := testModel(t, 0)
+		number := rapid.Custom(func(t *rapid.T) float32 {
+			x := math.Pow(10, rapid.Float64Range(-45, 15).Draw(t, "power"))
+			if rapid.Bool().Draw(t, "negative") {
+				x = -x
+			}
+			return float32(x)
+		})
+		vector := rapid.SliceOfN(rapid.OneOf(number, draw32(-1, 1)), l.P, l.P)
+		w := vector.Draw(t, "w")
+		inputs := drawInputs(t, 3, vector)
+		for _, v := range ruleVariants {
+			clip := func(x []float32) []float32 {
+				y := slices.Clone(x)
+				for i := range y {
+					y[i] = float32(max(-v.largest(), min(float64(y[i]), v.largest())))
+				}
+				return y
+			}
+			r := NewRunner(newRule[float32](t, v), l, clip(w), RunnerOptions{})
+			for i := range 3 {
+				step(r, 0.01, func(role Role) []float32 { return clip(inputs(i)(role)) })
+			}
+			checkFinite(t, v.String(), r.Params())
+			checkFinite(t, v.String(), r.Point(Eval))
+		}
+	})
+}
+
+// rising are n values from lo in steps of by.
+func rising[T Float](n int, lo, by float64) []T {
+	x := make([]T, n)
+	for i := range x {
+		x[i] = T(lo + float64(float64(i)*by))
+	}
+	return x
+}
+
+// jumble are n values between −5 and 5 in no order.
+func jumble[T Float](n, seed int) []T {
+	x := make([]T, n)
+	for i := range x {
+		x[i] = T((i*i*(seed+1)+seed)%11 - 5)
+	}
+	return x
+}
+
 // Elementwise rules do not depend on the chunk length either.
 func TestChunkLengthOfElementwise(t *testing.T) {
-	for vi, v := range ruleVariants {
-		rule := newRule[float32](t, vi)
+	for _, v := range ruleVariants {
+		rule := newRule[float32](t, v)
 		if rule.Spec().Reductions() > 0 {
 			continue
 		}
-		var want []float32
+		var want *Runner[float32]
 		for _, chunk := range []int{1, 2, 7, 28, 100} {
 			l := testModel(t, chunk)
-			in := Input[float32]{LR: 0.1}
-			w := make([]float32, l.P)
-			in.G[Grad] = make([]float32, l.P)
-			for i := range w {
-				w[i], in.G[Grad][i] = float32(i)/3-2, float32(i*i%11)-5
+			r := NewRunner(rule, l, rising[float32](l.P, -2, 1./3), RunnerOptions{Shards: 3})
+			for i := range 2 {
+				step(r, 0.1, func(role Role) []float32 { return jumble[float32](l.P, i+int(role)) })
 			}
-			r := NewRunner(rule, l, w, RunnerOptions{Shards: 3})
-			r.Step(in)
-			r.Step(in)
-			got := r.Params()
 			if want == nil {
-				want = got
+				want = r
 			}
-			if !equalBits(got, want) {
-				t.Errorf("%v: chunk %d changes the result", v, chunk)
+			checkEqual(t, fmt.Sprintf("%v, chunk %d", v, chunk), want, r)
+		}
+	}
+}
+
+// The order of a model's tensors changes no bit, unless something is summed
+// over all of them.
+func TestOrderOfTensors(t *testing.T) {
+	tensors := []layout.Tensor{{Name: "a", Shape: []int{5, 3}}, {Name: "b", Shape: []int{2, 2, 3, 2}}, {Name: "c", Shape: []int{7}, NoDecay: true}}
+	orders := [][]int{{0, 1, 2}, {2, 0, 1}, {1, 2, 0}, {2, 1, 0}}
+	for _, v := range ruleVariants {
+		rule := newRule[float32](t, v)
+		if widest(rule.Spec()) == Model {
+			continue
+		}
+		want := map[string][]float32{}
+		for _, order := range orders {
+			var ts []layout.Tensor
+			for _, i := range order {
+				ts = append(ts, tensors[i])
+			}
+			l, err := layout.New(ts, 1000) // one block per tensor
+			if err != nil {
+				t.Fatal(err)
+			}
+			values := func(seed int) []float32 {
+				x := make([]float32, l.P)
+				for _, ti := range l.Tensors {
+					copy(x[ti.Offset:], jumble[float32](ti.Len, seed+int(ti.Name[0])))
+				}
+				return x
+			}
+			r := NewRunner(rule, l, values(0), RunnerOptions{Seed: 7})
+			for i := range 3 {
+				step(r, 0.1, func(role Role) []float32 { return values(i + int(role)) })
+			}
+			got := r.Params()
+			for _, ti := range l.Tensors {
+				x := got[ti.Offset : ti.Offset+ti.Len]
+				if want[ti.Name] == nil {
+					want[ti.Name] = x
+				}
+				if !equalBits(x, want[ti.Name]) {
+					t.Errorf("%v: tensors in order %v: %s is %v, want %v", v, order, ti.Name, x, want[ti.Name])
+				}
 			}
 		}
 	}
 }
 
-// With a zero gradient nothing moves but by decay, and decay spares NoDecay.
+// widest is over how much the rule reduces: Element, Tensor (which stands for
+// all within a tensor) or Model.
+func widest(spec *Spec) Class {
+	over := Element
+	for _, ph := range spec.Phases {
+		for _, ps := range ph.Passes {
+			for _, rd := range ps.Reduce {
+				if rd.Over == Model {
+					return Model
+				}
+				over = Tensor
+			}
+		}
+	}
+	return over
+}
+
+// With zero gradients nothing moves but by decay, and decay spares NoDecay.
 func TestZeroGradient(t *testing.T) {
 	l := testModel(t, 0)
-	w := make([]float32, l.P)
-	for i := range w {
-		w[i] = float32(i) - 9.5
-	}
-	for vi, v := range ruleVariants {
-		r := NewRunner(newRule[float32](t, vi), l, w, RunnerOptions{})
-		in := Input[float32]{LR: 0.1}
-		in.G[Grad] = make([]float32, l.P)
-		r.Step(in)
-		r.Step(in)
+	w := rising[float32](l.P, -9.5, 1)
+	for _, v := range ruleVariants {
+		if v.drifts {
+			continue
+		}
+		r := NewRunner(newRule[float32](t, v), l, w, RunnerOptions{})
+		for range 2 {
+			step(r, 0.1, constantly(make([]float32, l.P)))
+		}
+		decays := v.decays(t) || v.shrinks
 		for i, x := range r.Params() {
 			ti := l.Find(i)
-			wd, _ := v.hyper["weight_decay"].(float64)
-			switch moved := x != w[i]; {
-			case ti.Buffer || ti.NoDecay || wd == 0:
-				if moved {
+			// A rule may compute w anew, for instance as an average of equals.
+			rounding := 1e-6 * math.Abs(float64(w[i]))
+			switch moved := math.Abs(float64(x - w[i])); {
+			case ti.Buffer || ti.NoDecay || !decays:
+				if !(moved <= rounding) {
 					t.Errorf("%v: %s[%d] moved from %v to %v", v, ti.Name, i-ti.Offset, w[i], x)
 				}
-			case !moved:
+			case moved == 0:
 				t.Errorf("%v: %s[%d] did not decay", v, ti.Name, i-ti.Offset)
-			case math.Abs(float64(x)) > math.Abs(float64(w[i])):
+			case !(math.Abs(float64(x)) <= math.Abs(float64(w[i]))):
 				t.Errorf("%v: %s[%d] grew from %v to %v", v, ti.Name, i-ti.Offset, w[i], x)
 			}
 		}
 	}
 }
 
-// A NaN reaches the element it belongs to, and with LAMB's norm its tensor.
+// A NaN in an input reaches what the rule hands out: it never hides. It stays
+// in its element, or in what the rule sums over.
 func TestNaN(t *testing.T) {
 	l := testModel(t, 7)
 	const at = 16 // in tensor b
-	for vi, v := range ruleVariants {
-		rule := newRule[float32](t, vi)
-		r := NewRunner(rule, l, make([]float32, l.P), RunnerOptions{Shards: 2})
-		in := Input[float32]{LR: 0.1}
-		in.G[Grad] = make([]float32, l.P)
-		for i := range in.G[Grad] {
-			in.G[Grad][i] = 1
-		}
-		in.G[Grad][at] = float32(math.NaN())
-		r.Step(in)
-		for i, x := range r.Params() {
-			if isNaN := x != x; isNaN != (i == at) {
-				t.Errorf("%v: element %d is %v", v, i, x)
-			}
-		}
-		// From parameters that are not zero the norm counts.
-		if v.name == "lamb" {
-			w := slices.Repeat([]float32{1}, l.P)
-			r := NewRunner(rule, l, w, RunnerOptions{Shards: 2})
-			r.Step(in)
-			for i, x := range r.Params() {
-				if isNaN := x != x; isNaN != (l.Find(i).Name == "b") {
-					t.Errorf("%v: element %d is %v", v, i, x)
-				}
-			}
-		}
-	}
-}
-
-// Only the last pass writes parameters and slots, in place or not; slices are
-// written to their length and no further.
-func TestApplyWrites(t *testing.T) {
-	l := testModel(t, 0)
-	ts := &TensorState{Info: &l.Tensors[0]}
-	for vi, v := range ruleVariants {
-		rule := newRule[float32](t, vi)
+	for _, v := range ruleVariants {
+		rule := newRule[float32](t, v)
 		spec := rule.Spec()
-		last := len(spec.Phases[0].Passes) - 1
-		for _, n := range []int{0, 1, 2, 3, 7, 8, 9} {
-			var outs [2][]float32
-			for place := range outs {
-				k := &Step{T: 2, LR: 0.1}
-				mk := func(x float32) []float32 { // n elements between sentinels
-					s := make([]float32, n+2)
-					for i := range s {
-						s[i] = x + float32(i)
+		first := uint64(max(1, v.nanStep))
+		for ph := range spec.Phases {
+			for _, role := range spec.Roles(ph, first) {
+				r := NewRunner(rule, l, slices.Repeat([]float32{1}, l.P), RunnerOptions{Shards: 2})
+				clean := slices.Repeat([]float32{0.5}, l.P)
+				for range first - 1 {
+					step(r, 0.1, constantly(clean))
+				}
+				var handed []float32
+				for p := range spec.Phases {
+					in := feed(spec, p, first, 0.1, constantly(clean))
+					if p == ph {
+						in.G[role][at] = float32(math.NaN())
 					}
-					s[0], s[n+1] = -77, -77
-					return s
-				}
-				whole := [][]float32{mk(1), mk(2), mk(3), mk(4), mk(5)}
-				in := func(i int) []float32 { return whole[i][1 : n+1] }
-				s := &Span[float32]{Tensor: ts, W: in(0), Out: in(1), Slots: [][]float32{in(2), in(3)}[:len(spec.Slots)]}
-				if place == 1 {
-					s.Out = s.W
-				}
-				s.G[Grad] = in(4)
-				ts.Reduced = nil
-				for pass := range last {
-					before := fmt.Sprint(whole)
-					rule.Prepare(pass, k)
-					s.Sums = [][]float64{make([]float64, 2)}
-					rule.Apply(pass, k, s)
-					ts.Reduced = append(ts.Reduced, s.Sums)
-					if fmt.Sprint(whole) != before {
-						t.Errorf("%v: pass %d changed elements", v, pass)
+					r.Phase(p, in)
+					if p == ph && p < len(spec.Phases)-1 {
+						handed = r.Point(Perturbed)
 					}
 				}
-				w, g := slices.Clone(s.W), slices.Clone(s.G[Grad])
-				rule.Prepare(last, k)
-				if a := testing.AllocsPerRun(10, func() { rule.Prepare(last, k) }); a != 0 {
-					t.Errorf("%v: Prepare allocates %v times", v, a)
+				if role != Grad {
+					step(r, 0.1, constantly(clean)) // it may go through a slot
 				}
-				rule.Apply(last, k, s)
-				if place == 0 && !slices.Equal(s.W, w) || !slices.Equal(s.G[Grad], g) {
-					t.Errorf("%v: an input was changed", v)
+				if handed == nil {
+					handed = r.Params()
 				}
-				for i, x := range whole {
-					if x[0] != -77 || x[n+1] != -77 {
-						t.Errorf("%v: slice %d: written outside its %d elements", v, i, n)
-					}
-				}
-				outs[place] = slices.Clone(s.Out)
-				if a := testing.AllocsPerRun(10, func() { rule.Apply(last, k, s) }); a != 0 {
-					t.Errorf("%v: Apply allocates %v times", v, a)
-				}
-			}
-			if !equalBits(outs[0], outs[1]) {
-				t.Errorf("%v: in place %v, otherwise %v", v, outs[1], outs[0])
+				checkNaN(t, fmt.Sprintf("%v, NaN in %v of phase %d", v, role, ph), l, handed, at, widest(spec))
 			}
 		}
 	}
 }
 
-func TestApplyPanicsOnLengths(t *testing.T) {
-	l := testModel(t, 0)
-	x := func(n int) []float32 { return make([]float32, n, 8) }
-	for vi, v := range ruleVariants {
-		rule := newRule[float32](t, vi)
-		for bad := range 3 + len(rule.Spec().Slots) {
-			for _, n := range []int{3, 5} {
-				lens := []int{4, 4, 4, 4, 4}
-				lens[bad] = n
-				s := &Span[float32]{Tensor: &TensorState{Info: &l.Tensors[0], Reduced: [][][]float64{{{1, 1}}}}, W: x(lens[0]), Out: x(lens[1])}
-				s.G[Grad] = x(lens[2])
-				for i := range rule.Spec().Slots {
-					s.Slots = append(s.Slots, x(lens[3+i]))
-				}
-				k := &Step{T: 1, LR: 0.1}
-				last := len(rule.Spec().Phases[0].Passes) - 1
-				rule.Prepare(last, k)
-				if !panics(func() { rule.Apply(last, k, s) }) {
-					t.Errorf("%v: lengths %v: no panic", v, lens)
-				}
-			}
+func checkNaN(t *testing.T, what string, l *layout.Layout, x []float32, at int, spread Class) {
+	if x[at] == x[at] {
+		t.Errorf("%s: element %d is %v", what, at, x[at])
+	}
+	for i, y := range x {
+		near := i == at || spread == Tensor && l.Find(i) == l.Find(at) || spread == Model && !l.Find(i).Buffer
+		if y != y && !near {
+			t.Errorf("%s: element %d is %v", what, i, y)
 		}
 	}
 }
 
-func panics(f func()) (did bool) {
-	defer func() { did = recover() != nil }()
-	f()
-	return false
+// What no run names keeps its bits, slots included; what is named takes the
+// step that it would take among all.
+func TestRuns(t *testing.T) {
+	tested := 0
+	for _, v := range ruleVariants {
+		rule := newRule[float32](t, v)
+		spec := rule.Spec()
+		if !spec.Runs {
+			continue
+		}
+		tested++
+		if len(spec.Phases) != 1 || len(spec.Phases[0].Passes) != 1 {
+			t.Errorf("%v: a rule that takes runs has one pass", v)
+		}
+		rapid.Check(t, func(t *rapid.T) {
+			l := testModel(t, rapid.IntRange(1, 30).Draw(t, "chunk"))
+			vector := rapid.SliceOfN(draw32(-10, 10), l.P, l.P)
+			w := vector.Draw(t, "w")
+			inputs := drawInputs(t, 3, vector)
+			o := RunnerOptions{Shards: rapid.IntRange(1, 4).Draw(t, "shards"), Span: rapid.IntRange(1, 9).Draw(t, "span")}
+			some, all := NewRunner(rule, l, w, o), NewRunner(rule, l, w, RunnerOptions{})
+			step(some, 0.1, inputs(0))
+			step(all, 0.1, inputs(0))
+			var runs []layout.Range
+			for lo := 0; lo < l.P; {
+				lo += rapid.IntRange(0, 9).Draw(t, "gap")
+				hi := min(lo+rapid.IntRange(1, 9).Draw(t, "run"), l.P)
+				if lo < hi {
+					runs = append(runs, layout.Range{Lo: lo, Hi: hi})
+				}
+				lo = hi + 1
+			}
+			if runs == nil {
+				runs = []layout.Range{{Lo: l.P - 1, Hi: l.P}}
+			}
+			old := snapshot(some)
+			in := feed(spec, 0, 2, 0.1, inputs(1))
+			all.Phase(0, in)
+			in.Runs = runs
+			some.Phase(0, in)
+			now, whole := snapshot(some), snapshot(all)
+			for i := range now {
+				for j := range now[i] {
+					named := slices.ContainsFunc(runs, func(r layout.Range) bool { return r.Lo <= j && j < r.Hi })
+					want := old[i][j]
+					if named {
+						want = whole[i][j]
+					}
+					if !equalBits(now[i][j:j+1], []float32{want}) {
+						t.Fatalf("%v: runs %v: element %d of vector %d is %v, want %v", v, runs, j, i, now[i][j], want)
+					}
+				}
+			}
+		})
+	}
+	if tested < 4 {
+		t.Errorf("only %d variants take runs", tested)
+	}
+}
+
+// snapshot are the parameters and element slots.
+func snapshot(r *Runner[float32]) [][]float32 {
+	x := [][]float32{r.Params()}
+	for _, sl := range r.spec.Slots {
+		if s := r.Slot(sl.Name); s != nil {
+			x = append(x, s)
+		}
+	}
+	return x
 }
 
 // optim stands on layout and what layout needs, and on nothing else of ours.

@@ -1,0 +1,110 @@
+package optim
+
+import (
+	"slices"
+	"testing"
+)
+
+// wrongHyper says how to falsify a hyper-parameter, by name or by rule and name.
+// Others are falsified by kind: numbers grow by a hundredth and a thousandth,
+// booleans turn, pairs are swapped.
+var wrongHyper = map[string]func(x any) any{
+	"lr":       func(x any) any { return x.(float64) * 1.001 },
+	"eps":      func(x any) any { return x.(float64) * 1.5 },
+	"momentum": func(x any) any { return x.(float64) * 0.999 },
+	// Larger second moments hide a smaller change.
+	"adagrad.eps":   func(x any) any { return x.(float64)*1.5 + 1e-6 },
+	"adam_lazy.eps": func(x any) any { return x.(float64)*1.5 + 1e-6 },
+	// Thresholds that few values come near.
+	"adamp.delta": func(any) any { return 0.0 },
+	"sgdp.delta":  func(any) any { return 0.0 },
+}
+
+// unnoticedHyper lists, by rule and name, hyper-parameters that change nothing
+// in any golden file, and why.
+var unnoticedHyper = map[string]string{
+	"sophia_g.hessian_interval": "says when the input comes, which a file records",
+	"gravity.alpha":             "is the deviation of a start that a file records",
+	"sgdp.eps":                  "matters for norms below it alone",
+}
+
+func falsify(rule, name string, x any) any {
+	for _, key := range []string{rule + "." + name, name} {
+		if wrong := wrongHyper[key]; wrong != nil {
+			return wrong(x)
+		}
+	}
+	switch x := x.(type) {
+	case float64:
+		return x*1.01 + 1e-3
+	case bool:
+		return !x
+	case []any:
+		return []any{x[1], x[0]}
+	}
+	return x
+}
+
+// setLR replaces the rate that g's schedule gives.
+func (g *golden) setLR(lr any) {
+	for _, name := range []string{"lr", "eta0", "step"} {
+		if _, ok := g.Hyper[name]; ok {
+			g.Hyper[name] = lr
+		}
+	}
+	if inner, ok := g.Hyper["muon"].(map[string]any); ok {
+		inner["lr"] = lr
+	}
+}
+
+// Falsified hyper-parameters must be noticed by some golden file: a tolerance
+// that forgives them would forgive a wrong rule.
+func TestGoldenNoticesWrongHyper(t *testing.T) {
+	noticed := map[string]bool{}
+	for _, file := range goldenIn(t, ownGolden) {
+		g := readGolden(t, file)
+		name := g.ruleName()
+		if _, ok := Lookup(name); !ok {
+			continue
+		}
+		given, err := g.hyper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, hyper := range sortedKeys(given) {
+			key := name + "." + hyper
+			if noticed[key] || unnoticedHyper[key] != "" {
+				continue
+			}
+			h, _ := g.hyper()
+			h[hyper] = falsify(name, hyper, h[hyper])
+			rule, err := New[float64](name, h)
+			if err != nil {
+				continue
+			}
+			other := g
+			if hyper == "lr" {
+				other = readGolden(t, file)
+				other.setLR(h[hyper])
+			}
+			noticed[key] = compare(g, replay(t, other, rule, g.layout(t, 0), RunnerOptions{})) != nil
+		}
+	}
+	for _, key := range sortedKeys(noticed) {
+		if !noticed[key] {
+			t.Errorf("no golden file notices a wrong %s", key)
+		}
+	}
+	if len(noticed) < 80 {
+		t.Errorf("only %d hyper-parameters tried", len(noticed))
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
