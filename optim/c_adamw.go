@@ -30,8 +30,7 @@ func init() {
 // authors' multi-tensor path masks by m·m in place of m·g; that is a mistake.
 //
 // Out may be W; other overlaps are not allowed. A NaN in g reaches the same
-// element of m and v, and w never, because its product with m is not above 0.
-// Apply does not allocate.
+// element of w, m and v and no other. Apply does not allocate.
 //
 // Liang et al., "Cautious Optimizers: Improving Training with One Line of
 // Code", 2024, Algorithm 1, arXiv:2411.16085.

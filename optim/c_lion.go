@@ -29,7 +29,7 @@ func init() {
 // elements is (K+1)/n, where C-AdamW bounds K/n from below.
 //
 // Out may be W; other overlaps are not allowed. A NaN in g reaches the same
-// element of m and never w. Apply does not allocate.
+// element of w and m and no other. Apply does not allocate.
 //
 // Liang et al., "Cautious Optimizers: Improving Training with One Line of
 // Code", 2024, arXiv:2411.16085.
@@ -66,7 +66,6 @@ func (r *cautiousLion[T]) Apply(pass int, k *Step, s *Span[T]) {
 		shrink = 1
 	}
 	var buf [2][tile]T
-	var zero [tile]T
 	for lo := 0; lo < n; lo += tile {
 		hi := min(lo+tile, n)
 		g, m, u := s.G[Grad][lo:hi], s.Slots[0][lo:hi], buf[0][:hi-lo]
@@ -76,9 +75,11 @@ func (r *cautiousLion[T]) Apply(pass int, k *Step, s *Span[T]) {
 			s.Sums[0][0] += float64(vec.CountPositive(u, g))
 			continue
 		}
+		// u where u·g > 0, else 0, and a NaN stays one.
 		x := buf[1][:hi-lo]
 		vec.Mul(x, u, g)
-		vec.Select(u, x, u, zero[:hi-lo])
+		vec.MaxConst(x, x, 0)
+		vec.Select(u, x, u, x)
 		vec.Axpby(m, b2, m, a2, g)
 		vec.Axpby(s.Out[lo:hi], shrink, s.W[lo:hi], -step, u)
 	}

@@ -72,7 +72,7 @@ func (r *normalizedGD[T]) Prepare(pass int, k *Step) {
 		case r.clip != 0 && norm <= r.clip:
 			step = k.LR
 		case r.clip != 0:
-			step = k.LR * (r.clip / norm)
+			step = float64(k.LR * (r.clip / norm))
 		default:
 			step = perNorm(k.LR, r.gamma+norm)
 		}
