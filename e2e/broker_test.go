@@ -3,6 +3,7 @@ package e2e
 import (
 	"testing"
 
+	"tributary/cluster"
 	"tributary/job"
 )
 
@@ -50,4 +51,58 @@ func TestBrokerKilled(t *testing.T) {
 	short := *spec
 	short.Steps = end.Cut.Step
 	same(t, got, reference(t, &short))
+}
+
+// TestReductions: in a cluster of processes rules run their passes over the
+// shards. Rows of the network's first matrix lie in three shards each, which
+// are cut inside of them; the shards count how often they exchanged sums.
+func TestReductions(t *testing.T) {
+	t.Parallel()
+	for rule, each := range map[string]uint64{"lamb": 1, "adamp": 1, "adafactor": 2, "muon": 1, "sam": 2} {
+		t.Run(rule, func(t *testing.T) {
+			t.Parallel()
+			sets := []string{"chunk=24", "servers=2", "workers=2", "steps=6", "model={kind: mlp, hidden: [8]}", "checkpoint.every=0"}
+			spec := ruleJob(t, rule, append(sets, "shards=25")...)
+			r := newRig(t, spec)
+			pipe, err := job.Compile(r.rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			row, rows := pipe.Layout.Tensors[0].RowLen(), 0
+			for lo := 0; lo < pipe.Layout.Tensors[0].Len; lo += row {
+				if shardOf(pipe, lo+row-1)-shardOf(pipe, lo) >= 2 {
+					rows++
+				}
+			}
+			if rows == 0 {
+				t.Fatalf("no row of %d parameters lies in three of %d shards", row, pipe.Shards)
+			}
+			r.workers()
+			got := r.final()
+			all, err := cluster.StatsOf(t.Context(), r.link.NATS(), r.rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(all) != pipe.Shards {
+				t.Errorf("%d shards answer, want %d", len(all), pipe.Shards)
+			}
+			for _, s := range all {
+				if s.Reductions != each*spec.Steps {
+					t.Errorf("shard %d ran %d reductions in %d updates, want %d", s.Shard, s.Reductions, spec.Steps, each*spec.Steps)
+				}
+			}
+			r.end()
+			same(t, got, reference(t, ruleJob(t, rule, append(sets, "shards=1", "servers=1")...)))
+		})
+	}
+}
+
+// shardOf is the shard that holds a parameter.
+func shardOf(p *job.Pipeline, parameter int) int {
+	for k, r := range p.Layout.Shards(p.Shards) {
+		if parameter/p.Layout.ChunkLen < r.Hi {
+			return k
+		}
+	}
+	return -1
 }

@@ -51,9 +51,10 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	var incomplete atomic.Int64
 	plans := []killPlan{
-		{"workers come back", []moment{midPush, lastPush, midPush, pulling, midPush, midPush, pulling}, []string{again, replaced}},
-		{"others take over", []moment{midPush, pulling, midPush, lastPush, midPush, midPush, lastPush}, []string{again, gone, fresh}},
-		{"servers and workers", []moment{serving, midPush, serving, midPush, serving, pulling, serving}, []string{replaced, gone, fresh}},
+		{"workers come back", "", []moment{midPush, lastPush, midPush, pulling, midPush, midPush, pulling}, []string{again, replaced}},
+		{"others take over", "", []moment{midPush, pulling, midPush, lastPush, midPush, midPush, lastPush}, []string{again, gone, fresh}},
+		{"servers and workers", "", []moment{serving, midPush, serving, midPush, serving, pulling, serving}, []string{replaced, gone, fresh}},
+		{"two pushes per update", "sam", []moment{midPush, lastPush, serving, midPush, pulling, midPush}, []string{again, gone, fresh}},
 	}
 	seeds := 1
 	if os.Getenv("TRIBUTARY_LONG") == "1" {
@@ -75,6 +76,7 @@ func TestKill(t *testing.T) {
 
 type killPlan struct {
 	name    string
+	rule    string // "": the small job's
 	moments []moment
 	then    []string
 }
@@ -84,6 +86,9 @@ type killPlan struct {
 func (p *killPlan) run(t *testing.T, seed uint64) int {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	spec := smallJob(t, "name=kill", "steps=1000000", "optimizer.schedule={kind: constant}", "window=1", "chunk=48", "shards=2", "workers=3", "batch=4")
+	if p.rule != "" {
+		spec = ruleJob(t, p.rule, "name=kill", "steps=1000000", "optimizer.schedule={kind: constant}", "window=1", "chunk=48", "shards=2", "workers=3", "batch=4")
+	}
 	r := newRig(t, spec)
 	s := newSpy(t, r.url, spec.Name)
 	r.workers()
@@ -107,7 +112,7 @@ func (p *killPlan) run(t *testing.T, seed uint64) int {
 	got := r.result(end)
 	r.end()
 	short := *spec
-	short.Steps = end.Cut.Step
+	short.Steps = end.Checkpoint
 	same(t, got, reference(t, &short))
 	return k.report(t, pipe.Layout.Chunks())
 }

@@ -3,9 +3,14 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
+	"tributary/checkpoint"
+	"tributary/job"
+	"tributary/layout"
 	"tributary/optim"
+	"tributary/worker"
 )
 
 // TestSameBits: at staleness 0 the result depends neither on the number of
@@ -15,7 +20,7 @@ import (
 func TestSameBits(t *testing.T) {
 	l := newLab(t, 3) // not parallel to other tests, which look at what happens when
 	type shape struct{ shards, servers, workers int }
-	shapes := []shape{{1, 1, 4}, {1, 1, 1}, {2, 1, 2}, {3, 3, 4}, {7, 3, 1}, {7, 1, 4}, {3, 3, 2}}
+	shapes := []shape{{1, 1, 4}, {3, 3, 1}, {7, 3, 4}}
 	if os.Getenv("TRIBUTARY_LONG") == "1" {
 		shapes = shapes[:1]
 		for _, shards := range []int{1, 2, 3, 7} {
@@ -30,7 +35,7 @@ func TestSameBits(t *testing.T) {
 		t.Run(rule, func(t *testing.T) {
 			t.Parallel()
 			run := func(x shape, seed uint64) *final {
-				return l.run(t, smallJob(t, "name="+rule, "steps=20", "chunk=128", "checkpoint.every=7", "optimizer={rule: "+rule+", hyper: {lr: 0.01}}",
+				return l.run(t, ruleJob(t, rule, "checkpoint.every=3", "chunk=150",
 					fmt.Sprintf("shards=%d", x.shards), fmt.Sprintf("servers=%d", x.servers), fmt.Sprintf("workers=%d", x.workers)), seed)
 			}
 			want := run(shapes[0], 0)
@@ -51,9 +56,49 @@ func TestSameBitsBroker(t *testing.T) {
 	for i, rule := range optim.Names() {
 		t.Run(rule, func(t *testing.T) {
 			t.Parallel()
-			spec := smallJob(t, "name="+rule, "steps=20", "servers=3", "shards=7", "workers=2", "optimizer={rule: "+rule+", hyper: {lr: 0.01}}")
+			spec := ruleJob(t, rule, "servers=3", "shards=7", "workers=2")
 			want := reference(t, spec)
 			same(t, l.run(t, spec, uint64(i+1)), want)
 		})
 	}
+}
+
+// ruleJob is a short job with a rule at its defaults and all that it asks for.
+func ruleJob(t *testing.T, rule string, sets ...string) *job.Spec {
+	t.Helper()
+	sets = append([]string{"name=" + rule, "steps=8", "chunk=128", "optimizer.rule=" + rule}, sets...)
+	r, err := optim.New[float32](rule, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range r.Spec().AllRoles() {
+		if role == optim.GradKD {
+			sets = append(sets, "distill.kind=softmax", "distill.teacher="+teacher(t))
+		}
+	}
+	return smallJob(t, sets...)
+}
+
+// teacher writes a model to distil: one that knows nothing will do.
+func teacher(t *testing.T) string {
+	t.Helper()
+	rec, err := worker.NewRecord(smallJob(t, "model={kind: softmax, hidden: []}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := layout.New(rec.Tensors, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := make([]float32, l.P)
+	l.InitParams(99, layout.Range{Hi: l.P}, x)
+	b, err := checkpoint.Safetensors(l, x, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "teacher.safetensors")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -19,6 +19,7 @@ type Status struct {
 	View       uint64         `json:"view"`
 	Decisions  uint64         `json:"decisions"`
 	Cut        ledger.CutID   `json:"cut"`
+	Checkpoint uint64         `json:"checkpoint"` // updates that the newest cut contains
 	WaitingFor string         `json:"waiting_for,omitempty"`
 	Since      float64        `json:"waiting_seconds,omitempty"`
 	Reason     string         `json:"reason,omitempty"`
@@ -92,7 +93,7 @@ func (c *Coord) Status(now time.Duration) Status {
 		s.Step = s.Cut.Step // a shard says how far it is now and again only
 	}
 	s.Step /= c.cfg.Phases
-	s.Cut.Step /= c.cfg.Phases // people count updates
+	s.Checkpoint = s.Cut.Step / c.cfg.Phases
 	s.WaitingFor, s.Since = c.waiting(now)
 	return s
 }

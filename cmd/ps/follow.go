@@ -66,7 +66,7 @@ func (u *up) stop(s *job.Status, begin time.Time) error {
 	defer cancel()
 	end, err := stopJob(ctx, u.link, u.rec)
 	if err != nil {
-		return fmt.Errorf("%w; the newest checkpoint is at step %d: go on from there with: ps up --resume %s", err, s.Cut.Step, u.dir)
+		return fmt.Errorf("%w; the newest checkpoint is at step %d: go on from there with: ps up --resume %s", err, s.Checkpoint, u.dir)
 	}
 	return u.ended(&end, time.Since(begin))
 }
@@ -75,7 +75,7 @@ func (u *up) stop(s *job.Status, begin time.Time) error {
 func (u *up) ended(s *job.Status, took time.Duration) error {
 	u.show.done(s)
 	if s.State == "halted" {
-		return fmt.Errorf("the job halted: %s; its newest checkpoint is at step %d: after mending the cause, go on with: ps up --resume %s", s.Reason, s.Cut.Step, u.dir)
+		return fmt.Errorf("the job halted: %s; its newest checkpoint is at step %d: after mending the cause, go on with: ps up --resume %s", s.Reason, s.Checkpoint, u.dir)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -185,7 +185,7 @@ func printStatus(s *job.Status, rec *job.Record) error {
 		fmt.Fprintf(w, "waiting for\t%s, for %.1f s\n", s.WaitingFor, s.Since)
 	}
 	fmt.Fprintf(w, "progress\tloss %.4f, accuracy %.2f %%, %.1f steps/s, %.1f MB/s\n", s.Loss, 100*s.Accuracy, s.StepsPerSec, s.MBPerSec)
-	fmt.Fprintf(w, "timeline\t%d (view %d, %d decisions); newest checkpoint at step %d\n", s.Timeline, s.View, s.Decisions, s.Cut.Step)
+	fmt.Fprintf(w, "timeline\t%d (view %d, %d decisions); newest checkpoint at step %d\n", s.Timeline, s.View, s.Decisions, s.Checkpoint)
 	fmt.Fprintf(w, "coordinator\t%s; metrics in %s\n", rec.Coordinator, s.Dir)
 	for _, x := range s.Workers {
 		state := "alive"
