@@ -12,6 +12,8 @@ import (
 type twin struct {
 	w, u, m, v []float64
 	t          float64
+	p, q, ck   float64 // scalars, as the rule needs them
+	sf         [3][]float64
 }
 
 func (x *twin) sgd(v Values, lr float64, g []float64, noDecay bool) {
@@ -116,7 +118,7 @@ func checkTwin(t *rapid.T, name string) {
 	twins := make([]*twin, len(l.Tensors))
 	for i, ti := range l.Tensors {
 		n := ti.Len
-		twins[i] = &twin{append([]float64(nil), w[ti.Offset:ti.Offset+n]...), make([]float64, n), make([]float64, n), make([]float64, n), 0}
+		twins[i] = &twin{w: append([]float64(nil), w[ti.Offset:ti.Offset+n]...), u: make([]float64, n), m: make([]float64, n), v: make([]float64, n)}
 	}
 	for step := range 4 {
 		g, lr := vec.Draw(t, "g"), 0.1/float64(step+1)
