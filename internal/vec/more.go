@@ -3,7 +3,11 @@ package vec
 // ScaleAddConst is dst = a·x + c.
 func ScaleAddConst[T Float](dst []T, a T, x []T, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = scaleAddConst32(f32(dst), f32(x), float32(a), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(a*x[i]) + c
 	}
 }
@@ -11,7 +15,11 @@ func ScaleAddConst[T Float](dst []T, a T, x []T, c T) {
 // Clamp is dst = x within [lo, hi], for lo ≤ hi; a NaN stays one.
 func Clamp[T Float](dst, x []T, lo, hi T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = clamp32(f32(dst), f32(x), float32(lo), float32(hi))
+	}
+	for ; i < len(dst); i++ {
 		v := x[i]
 		if v > hi {
 			v = hi
@@ -26,7 +34,11 @@ func Clamp[T Float](dst, x []T, lo, hi T) {
 // Saturate is dst = x/(x + c): how far x stands above c, from 0 to 1.
 func Saturate[T Float](dst, x []T, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = saturate32(f32(dst), f32(x), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] / (x[i] + c)
 	}
 }

@@ -15,6 +15,7 @@ package vec
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Float is the precision of the elements.
@@ -34,7 +35,11 @@ func same(n int, lens ...int) {
 // Add is dst = x + y.
 func Add[T Float](dst, x, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = add32(f32(dst), f32(x), f32(y))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] + y[i]
 	}
 }
@@ -42,7 +47,11 @@ func Add[T Float](dst, x, y []T) {
 // Sub is dst = x − y.
 func Sub[T Float](dst, x, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = sub32(f32(dst), f32(x), f32(y))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] - y[i]
 	}
 }
@@ -50,7 +59,11 @@ func Sub[T Float](dst, x, y []T) {
 // Mul is dst = x·y.
 func Mul[T Float](dst, x, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = mul32(f32(dst), f32(x), f32(y))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] * y[i]
 	}
 }
@@ -58,7 +71,11 @@ func Mul[T Float](dst, x, y []T) {
 // Div is dst = x/y.
 func Div[T Float](dst, x, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = div32(f32(dst), f32(x), f32(y))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] / y[i]
 	}
 }
@@ -66,7 +83,11 @@ func Div[T Float](dst, x, y []T) {
 // Max is dst = x where x > y, else y: of a NaN and a number it is y.
 func Max[T Float](dst, x, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = max32(f32(dst), f32(x), f32(y))
+	}
+	for ; i < len(dst); i++ {
 		v := y[i]
 		if x[i] > v {
 			v = x[i]
@@ -78,7 +99,11 @@ func Max[T Float](dst, x, y []T) {
 // MaxConst is dst = c where c > x, else x: a NaN in x stays one.
 func MaxConst[T Float](dst, x []T, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = maxConst32(f32(dst), f32(x), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		v := x[i]
 		if c > v {
 			v = c
@@ -90,7 +115,11 @@ func MaxConst[T Float](dst, x []T, c T) {
 // MinConst is dst = c where c < x, else x: a NaN in x stays one.
 func MinConst[T Float](dst, x []T, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = minConst32(f32(dst), f32(x), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		v := x[i]
 		if c < v {
 			v = c
@@ -102,7 +131,11 @@ func MinConst[T Float](dst, x []T, c T) {
 // Scale is dst = a·x.
 func Scale[T Float](dst []T, a T, x []T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = scale32(f32(dst), f32(x), float32(a))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = a * x[i]
 	}
 }
@@ -110,7 +143,11 @@ func Scale[T Float](dst []T, a T, x []T) {
 // AddConst is dst = x + a.
 func AddConst[T Float](dst, x []T, a T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = addConst32(f32(dst), f32(x), float32(a))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] + a
 	}
 }
@@ -118,7 +155,11 @@ func AddConst[T Float](dst, x []T, a T) {
 // AddScaled is dst = x + a·y.
 func AddScaled[T Float](dst, x []T, a T, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = addScaled32(f32(dst), f32(x), f32(y), float32(a))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] + T(a*y[i])
 	}
 }
@@ -126,7 +167,11 @@ func AddScaled[T Float](dst, x []T, a T, y []T) {
 // SubScaled is dst = x − a·y.
 func SubScaled[T Float](dst, x []T, a T, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = subScaled32(f32(dst), f32(x), f32(y), float32(a))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] - T(a*y[i])
 	}
 }
@@ -134,7 +179,11 @@ func SubScaled[T Float](dst, x []T, a T, y []T) {
 // Axpby is dst = a·x + b·y: an exponential moving average with b = 1 − a.
 func Axpby[T Float](dst []T, a T, x []T, b T, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = axpby32(f32(dst), f32(x), f32(y), float32(a), float32(b))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(a*x[i]) + T(b*y[i])
 	}
 }
@@ -142,7 +191,11 @@ func Axpby[T Float](dst []T, a T, x []T, b T, y []T) {
 // AxpbySquare is dst = a·x + (b·y)·y: the moving average of a square.
 func AxpbySquare[T Float](dst []T, a T, x []T, b T, y []T) {
 	same(len(dst), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = axpbySquare32(f32(dst), f32(x), f32(y), float32(a), float32(b))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(a*x[i]) + T(T(b*y[i])*y[i])
 	}
 }
@@ -150,7 +203,11 @@ func AxpbySquare[T Float](dst []T, a T, x []T, b T, y []T) {
 // MulAdd is dst = x + y·z.
 func MulAdd[T Float](dst, x, y, z []T) {
 	same(len(dst), len(x), len(y), len(z))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = mulAdd32(f32(dst), f32(x), f32(y), f32(z))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] + T(y[i]*z[i])
 	}
 }
@@ -158,7 +215,11 @@ func MulAdd[T Float](dst, x, y, z []T) {
 // SubQuotient is dst = x − (a·y)/z: the step of an adaptive rule.
 func SubQuotient[T Float](dst, x []T, a T, y, z []T) {
 	same(len(dst), len(x), len(y), len(z))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = subQuotient32(f32(dst), f32(x), f32(y), f32(z), float32(a))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = x[i] - T(a*y[i])/z[i]
 	}
 }
@@ -166,7 +227,11 @@ func SubQuotient[T Float](dst, x []T, a T, y, z []T) {
 // Sqrt is dst = √x.
 func Sqrt[T Float](dst, x []T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = sqrt32(f32(dst), f32(x))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(math.Sqrt(float64(x[i])))
 	}
 }
@@ -174,7 +239,11 @@ func Sqrt[T Float](dst, x []T) {
 // RootScaled is dst = √x·a + c: the denominator of an adaptive rule.
 func RootScaled[T Float](dst, x []T, a, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = rootScaled32(f32(dst), f32(x), float32(a), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(T(math.Sqrt(float64(x[i])))*a) + c
 	}
 }
@@ -182,7 +251,11 @@ func RootScaled[T Float](dst, x []T, a, c T) {
 // RootOfScaled is dst = √(x·a) + c.
 func RootOfScaled[T Float](dst, x []T, a, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = rootOfScaled32(f32(dst), f32(x), float32(a), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(math.Sqrt(float64(T(x[i]*a)))) + c
 	}
 }
@@ -190,7 +263,11 @@ func RootOfScaled[T Float](dst, x []T, a, c T) {
 // Abs is dst = |x|.
 func Abs[T Float](dst, x []T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = abs32(f32(dst), f32(x))
+	}
+	for ; i < len(dst); i++ {
 		dst[i] = T(math.Abs(float64(x[i])))
 	}
 }
@@ -199,24 +276,35 @@ func Abs[T Float](dst, x []T) {
 // and a NaN stays one.
 func Sign[T Float](dst, x []T) {
 	same(len(dst), len(x))
-	for i := range dst {
-		switch v := x[i]; {
-		case v > 0:
-			dst[i] = 1
-		case v < 0:
-			dst[i] = -1
-		case v == 0:
-			dst[i] = 0
-		default:
-			dst[i] = v
-		}
+	i := 0
+	if short[T]() {
+		i = sign32(f32(dst), f32(x))
 	}
+	for ; i < len(dst); i++ {
+		dst[i] = sign(x[i])
+	}
+}
+
+func sign[T Float](x T) T {
+	switch {
+	case x > 0:
+		return 1
+	case x < 0:
+		return -1
+	case x == 0:
+		return 0
+	}
+	return x
 }
 
 // Select is dst = x where c > 0, else y.
 func Select[T Float](dst, c, x, y []T) {
 	same(len(dst), len(c), len(x), len(y))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = choose32(f32(dst), f32(c), f32(x), f32(y))
+	}
+	for ; i < len(dst); i++ {
 		v := y[i]
 		if c[i] > 0 {
 			v = x[i]
@@ -229,7 +317,11 @@ func Select[T Float](dst, c, x, y []T) {
 // x + c below −c, +0 between, and NaN for NaN.
 func SoftThreshold[T Float](dst, x []T, c T) {
 	same(len(dst), len(x))
-	for i := range dst {
+	i := 0
+	if short[T]() {
+		i = softThreshold32(f32(dst), f32(x), float32(c))
+	}
+	for ; i < len(dst); i++ {
 		switch v := x[i]; {
 		case v > c:
 			dst[i] = v - c
@@ -247,7 +339,11 @@ func SoftThreshold[T Float](dst, x []T, c T) {
 func Dot[T Float](x, y []T) float64 {
 	same(len(x), len(y))
 	var lane [Lanes]float64
-	for i := range x {
+	i := 0
+	if short[T]() {
+		i = dot32(f32(x), f32(y), &lane)
+	}
+	for ; i < len(x); i++ {
 		lane[i%Lanes] += float64(float64(x[i]) * float64(y[i]))
 	}
 	return fold(&lane)
@@ -256,7 +352,11 @@ func Dot[T Float](x, y []T) float64 {
 // Sum is Σ x in float64.
 func Sum[T Float](x []T) float64 {
 	var lane [Lanes]float64
-	for i := range x {
+	i := 0
+	if short[T]() {
+		i = sum32(f32(x), &lane)
+	}
+	for ; i < len(x); i++ {
 		lane[i%Lanes] += float64(x[i])
 	}
 	return fold(&lane)
@@ -264,8 +364,16 @@ func Sum[T Float](x []T) float64 {
 
 // MaxAbs is the greatest |x|, at least 0; NaN if any x is.
 func MaxAbs[T Float](x []T) float64 {
-	top := 0.0
-	for _, v := range x {
+	top, done := 0.0, 0
+	if short[T]() {
+		var lane [widest]uint32
+		done = maxAbs32(f32(x), &lane)
+		top = float64(math.Float32frombits(slices.Max(lane[:])))
+		if top != top {
+			return top
+		}
+	}
+	for _, v := range x[done:] {
 		if a := math.Abs(float64(v)); a > top || a != a {
 			top = a
 			if a != a {
@@ -279,8 +387,15 @@ func MaxAbs[T Float](x []T) float64 {
 // CountPositive is the number of elements with x·y > 0, the product rounded.
 func CountPositive[T Float](x, y []T) int {
 	same(len(x), len(y))
-	n := 0
-	for i := range x {
+	i, n := 0, 0
+	if short[T]() {
+		var lane [widest]uint32
+		i = countPositive32(f32(x), f32(y), &lane)
+		for _, c := range lane {
+			n += int(c)
+		}
+	}
+	for ; i < len(x); i++ {
 		if T(x[i]*y[i]) > 0 {
 			n++
 		}
