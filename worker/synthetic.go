@@ -7,6 +7,7 @@ import (
 
 	"tributary/client"
 	"tributary/internal/rng"
+	"tributary/optim"
 )
 
 // Measured is where the time of a worker with synthetic gradients went, over
@@ -60,7 +61,11 @@ func synthetic(ctx context.Context, w *client.Worker, warmup uint64) (m Measured
 			if grads[rank] == nil {
 				grads[rank] = pattern(plan.Layout.P, rank)
 			}
-			err := w.Push(ctx, client.Contribution{Rank: rank, Step: work.Step, Version: work.Version, Grad: grads[rank], Loss: 1})
+			c := client.Contribution{Rank: rank, Step: work.Step, Version: work.Version, Grad: grads[rank], Loss: 1, Extra: map[optim.Role][]float32{}}
+			for _, role := range work.Roles {
+				c.Extra[role] = grads[rank] // the session takes Grad from Grad
+			}
+			err := w.Push(ctx, c)
 			if err != nil && !errors.Is(err, client.ErrNotMine) {
 				return m, err
 			}

@@ -3,7 +3,9 @@ package faults
 import (
 	"tributary/client"
 	"tributary/comm/wire"
+	"tributary/layout"
 	"tributary/ledger"
+	"tributary/optim"
 	"tributary/shard"
 )
 
@@ -259,12 +261,37 @@ func (a *audit) pushed(c *client.Contribution) {
 	}
 	crcs := make([]uint32, a.w.layout.Chunks())
 	for i := range crcs {
-		if r := a.w.layout.Chunk(i); !c.Null {
-			crcs[i] = wire.Checksum(wire.Bytes32(c.Grad[r.Lo:r.Hi]))
+		if !c.Null {
+			crcs[i] = a.checksum(c, a.w.layout.Chunk(i))
 		}
 	}
 	key := rankStep{c.Rank, c.Step}
 	a.computed[key] = append(a.computed[key], crcs)
+}
+
+// checksum is that of c's first role in a chunk, as it travels.
+func (a *audit) checksum(c *client.Contribution, chunk layout.Range) uint32 {
+	x := c.Grad
+	for role := optim.Role(0); x == nil; role++ {
+		x = c.Extra[role]
+	}
+	x = x[chunk.Lo:chunk.Hi]
+	switch {
+	case a.w.plan.Half:
+		half := make([]uint16, len(x))
+		wire.ToHalf(half, x)
+		return wire.Checksum(wire.BytesHalf(half))
+	case c.Runs != nil:
+		var runs []wire.Run
+		for _, r := range c.Runs {
+			if lo, hi := max(r.Lo, chunk.Lo), min(r.Hi, chunk.Hi); lo < hi {
+				runs = append(runs, wire.Run{Lo: lo - chunk.Lo, Hi: hi - chunk.Lo})
+			}
+		}
+		tail, _ := wire.AppendRuns(nil, runs, x)
+		return wire.Checksum(tail)
+	}
+	return wire.Checksum(wire.Bytes32(x))
 }
 
 // decision checks what is about to be decided.
