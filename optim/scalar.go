@@ -105,9 +105,9 @@ func logNear1(m float64) float64 {
 // expSmall is eˣ for |x| ≤ ½·ln 2 by its Taylor series up to x¹⁴, whose first
 // omitted term is below 2e-19.
 func expSmall(x float64) float64 {
-	sum := 1.0
-	for k := 14.0; k >= 1; k-- {
-		sum = 1 + float64(sum*x)/k
+	sum := 1.0 / 87178291200 // 14!
+	for _, c := range [...]float64{1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1, 1} {
+		sum = float64(sum*x) + c
 	}
 	return sum
 }
