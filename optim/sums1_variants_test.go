@@ -291,6 +291,45 @@ func TestLAMBClipWithoutDecay(t *testing.T) {
 	}
 }
 
+// C-AdamW scales its step by the share of elements that move, at most to a
+// thousandfold; C-Lion knows no bound.
+func TestCautiousShare(t *testing.T) {
+	l, err := layout.New([]layout.Tensor{{Name: "w", Shape: []int{5000}}}, 300)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		moved int
+		want  float64 // step of a moved element by the learning rate
+	}{{"c_adamw", 1, 1000}, {"c_adamw", 5, 1000}, {"c_adamw", 10, 500}, {"c_adamw", 5000, 1}, {"c_lion", 1, 2500}, {"c_lion", 4, 1000}} {
+		hyper := map[string]any{}
+		if c.name == "c_adamw" { // at the first step m and √v are a tenth of g
+			hyper = map[string]any{"betas": []any{0.9, 0.99}, "eps": 1e-300, "correct_bias": false}
+		}
+		rule, err := New[float64](c.name, hyper)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := NewRunner(rule, l, slices.Repeat([]float64{1}, l.P), RunnerOptions{Shards: 3})
+		g := slices.Repeat([]float64{1e-200}, l.P) // the product with m vanishes
+		for i := range c.moved {
+			g[len(g)-1-i] = 2
+		}
+		if c.name == "c_lion" { // which compares signs
+			clear(g[:len(g)-c.moved])
+		}
+		step(r, 1e-3, constantly(g))
+		w := r.Params()
+		if got := (1 - w[len(w)-1]) / 1e-3; math.Abs(got-c.want) > 1e-9*c.want {
+			t.Errorf("%s: with %d moved elements the step is %v, want %v", c.name, c.moved, got, c.want)
+		}
+		if c.moved < len(w) && w[0] != 1 {
+			t.Errorf("%s: an element that must stay moved to %v", c.name, w[0])
+		}
+	}
+}
+
 // The velocity of Gravity starts as noise of deviation alpha/lr.
 func TestGravityNoise(t *testing.T) {
 	for _, c := range []struct{ lr, alpha, want float64 }{{0.1, 0.01, 0.1}, {0.01, 0.01, 1}, {0.1, 0, 0}, {0, 0.01, 0}} {
@@ -396,5 +435,12 @@ func TestSPIDERRoles(t *testing.T) {
 	}
 	if spec.History() != 1 {
 		t.Error("workers need the previous parameters")
+	}
+	always, err := New[float32]("spider", map[string]any{"period": 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := always.Spec().AllRoles(); !slices.Equal(got, []Role{FullGrad}) {
+		t.Errorf("with period 1 it asks for %v", got)
 	}
 }
