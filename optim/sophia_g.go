@@ -17,7 +17,7 @@ func init() {
 			number("rho", 0.04, 0, inf, "below how many times the estimate momentum is not clipped"),
 			number("weight_decay", 0.1, 0, inf, "decoupled decay: w shrinks by lr·weight_decay"),
 			number("batch_tokens", 480, 0, inf, "size of the batch in tokens, which scales the estimate"),
-			number("hessian_interval", 10, 1, 1<<10, "steps from one gradient with sampled labels to the next; a whole number"),
+			number("hessian_interval", 10, 1, 1e9, "steps from one gradient with sampled labels to the next; a whole number"),
 		},
 		New32: newSophiaG[float32],
 		New64: newSophiaG[float64],
