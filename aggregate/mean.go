@@ -1,9 +1,7 @@
 package aggregate
 
 import (
-	"fmt"
-	"math"
-
+	"tributary/internal/vec"
 	"tributary/optim"
 )
 
@@ -65,60 +63,10 @@ func (*mean[T]) Pass(int, [][]T, [][]float64) { panic("aggregate: mean has no pa
 
 // Combine implements [Rule].
 func (*mean[T]) Combine(out []T, in [][]T, w []float64) {
-	if len(in) != len(w) {
-		panic(fmt.Sprintf("aggregate: %d contributions and %d weights", len(in), len(w)))
-	}
-	first := true
-	for i, x := range in {
-		if x == nil {
-			continue
-		}
-		if len(x) != len(out) {
-			panic(fmt.Sprintf("aggregate: contribution %d has %d elements, want %d", i, len(x), len(out)))
-		}
-		wi := T(w[i])
-		x = x[:len(out)]
-		if first { // overwrite, not 0 + x, which would lose the sign of −0
-			for j := range out {
-				out[j] = T(wi * x[j])
-			}
-			first = false
-			continue
-		}
-		for j := range out {
-			out[j] += T(wi * x[j])
-		}
-	}
-	if first {
-		clear(out)
-	}
+	vec.Combine(out, in, w)
 }
 
 // CombineHalf implements [Rule].
 func (*mean[T]) CombineHalf(out []T, in [][]uint16, w []float64) {
-	if len(in) != len(w) {
-		panic(fmt.Sprintf("aggregate: %d contributions and %d weights", len(in), len(w)))
-	}
-	first := true
-	for i, x := range in {
-		if x == nil {
-			continue
-		}
-		if len(x) != len(out) {
-			panic(fmt.Sprintf("aggregate: contribution %d has %d elements, want %d", i, len(x), len(out)))
-		}
-		wi := T(w[i])
-		for j, h := range x {
-			v := T(wi * T(math.Float32frombits(uint32(h)<<16)))
-			if first {
-				out[j] = v
-			} else {
-				out[j] += v
-			}
-		}
-		first = false
-	}
-	if first {
-		clear(out)
-	}
+	vec.CombineHalf(out, in, w)
 }

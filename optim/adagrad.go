@@ -55,20 +55,10 @@ func (r *adagrad[T]) Prepare(_ int, k *Step) {
 
 // Apply implements [Rule].
 func (r *adagrad[T]) Apply(_ int, k *Step, s *Span[T]) {
-	n := len(s.W)
-	checkLen(n, len(s.Out), len(s.G[Grad]), len(s.Slots[0]))
-	step, wd, eps := T(k.Coef[0]), T(r.wd), T(r.eps)
+	checkLen(len(s.W), len(s.Out), len(s.G[Grad]), len(s.Slots[0]))
+	c := vec.AdagradCoef[T]{Step: T(k.Coef[0]), Decay: T(r.wd), Eps: T(r.eps)}
 	if s.Tensor.Info.NoDecay {
-		wd = 0
+		c.Decay = 0
 	}
-	var buf [2][tile]T
-	for lo := 0; lo < n; lo += tile {
-		hi := min(lo+tile, n)
-		w, g, sum := s.W[lo:hi], s.G[Grad][lo:hi], s.Slots[0][lo:hi]
-		decayed, root := buf[0][:hi-lo], buf[1][:hi-lo]
-		vec.AddScaled(decayed, g, wd, w)
-		vec.MulAdd(sum, sum, decayed, decayed)
-		vec.RootScaled(root, sum, 1, eps)
-		vec.SubQuotient(s.Out[lo:hi], w, step, decayed, root)
-	}
+	vec.Adagrad(s.Out, s.W, s.G[Grad], s.Slots[0], &c)
 }

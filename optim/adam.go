@@ -1,6 +1,10 @@
 package optim
 
-import "math"
+import (
+	"math"
+
+	"tributary/internal/vec"
+)
 
 func init() {
 	Register(Def{
@@ -51,22 +55,18 @@ func (r *adam[T]) Prepare(_ int, k *Step) {
 
 // Apply implements [Rule].
 func (r *adam[T]) Apply(_ int, k *Step, s *Span[T]) {
-	w := s.W
-	n := len(w)
-	checkLen(n, len(s.Out), len(s.G[Grad]), len(s.Slots[0]), len(s.Slots[1]))
-	out, g, m, v := s.Out[:n], s.G[Grad][:n], s.Slots[0][:n], s.Slots[1][:n]
-	step, root := T(k.Coef[0]), T(k.Coef[1])
-	b1, a1, b2, a2 := T(r.b1), T(1-r.b1), T(r.b2), T(1-r.b2)
-	eps, wd := T(r.eps), T(r.wd)
+	c := adamCoef[T](&r.adamHyper, k, T(r.wd))
 	if s.Tensor.Info.NoDecay {
-		wd = 0
+		c.Decay = 0
 	}
-	for i, wi := range w {
-		gi := g[i] + T(wd*wi)
-		mi := T(b1*m[i]) + T(a1*gi)
-		vi := T(b2*v[i]) + T(T(a2*gi)*gi)
-		m[i], v[i] = mi, vi
-		d := T(T(math.Sqrt(float64(vi)))*root) + eps
-		out[i] = wi - T(step*mi)/d
+	vec.Adam(s.Out, s.W, s.G[Grad], s.Slots[0], s.Slots[1], &c)
+}
+
+// adamCoef are the coefficients of a step of size k.Coef[0] with the root of v
+// multiplied by k.Coef[1].
+func adamCoef[T Float](h *adamHyper, k *Step, decay T) vec.AdamCoef[T] {
+	return vec.AdamCoef[T]{
+		B1: T(h.b1), A1: T(1 - h.b1), B2: T(h.b2), A2: T(1 - h.b2),
+		Step: T(k.Coef[0]), Root: T(k.Coef[1]), Eps: T(h.eps), Decay: decay,
 	}
 }

@@ -1,6 +1,10 @@
 package optim
 
-import "math"
+import (
+	"math"
+
+	"tributary/internal/vec"
+)
 
 func init() {
 	Register(Def{
@@ -53,22 +57,9 @@ func (r *adamW[T]) Prepare(_ int, k *Step) {
 
 // Apply implements [Rule].
 func (r *adamW[T]) Apply(_ int, k *Step, s *Span[T]) {
-	w := s.W
-	n := len(w)
-	checkLen(n, len(s.Out), len(s.G[Grad]), len(s.Slots[0]), len(s.Slots[1]))
-	out, g, m, v := s.Out[:n], s.G[Grad][:n], s.Slots[0][:n], s.Slots[1][:n]
-	step, root, shrink := T(k.Coef[0]), T(k.Coef[1]), T(k.Coef[2])
-	b1, a1, b2, a2 := T(r.b1), T(1-r.b1), T(r.b2), T(1-r.b2)
-	eps := T(r.eps)
+	c := adamCoef[T](&r.adamHyper, k, T(k.Coef[2]))
 	if s.Tensor.Info.NoDecay {
-		shrink = 1
+		c.Decay = 1
 	}
-	for i, wi := range w {
-		gi := g[i]
-		mi := T(b1*m[i]) + T(a1*gi)
-		vi := T(b2*v[i]) + T(T(a2*gi)*gi)
-		m[i], v[i] = mi, vi
-		d := T(T(math.Sqrt(float64(vi)))*root) + eps
-		out[i] = T(wi*shrink) - T(step*mi)/d
-	}
+	vec.AdamW(s.Out, s.W, s.G[Grad], s.Slots[0], s.Slots[1], &c)
 }

@@ -12,11 +12,11 @@ import (
 )
 
 // The compiler may fuse a product with the addition that uses it, across
-// statements too, unless the product is converted explicitly. So every
-// product of floats in this package and in aggregate must be the argument of a
-// conversion, or a factor of another product or quotient (C18).
+// statements too, unless the product is converted explicitly. So every product
+// of floats in this package, in aggregate and in internal/vec must be the
+// argument of a conversion, or a factor of another product or quotient (C18).
 func TestNoFusedMultiplyAdd(t *testing.T) {
-	for _, dir := range []string{".", "../aggregate"} {
+	for _, dir := range []string{".", "../aggregate", "../internal/vec"} {
 		bare := bareProducts(t, dir, nil)
 		for _, b := range bare {
 			t.Error(b + ": product of floats without explicit rounding")

@@ -1,6 +1,10 @@
 package optim
 
-import "math"
+import (
+	"math"
+
+	"tributary/internal/vec"
+)
 
 func init() {
 	Register(Def{
@@ -64,40 +68,40 @@ func (r *lamb[T]) Prepare(_ int, k *Step) {
 
 // Apply implements [Rule].
 func (r *lamb[T]) Apply(pass int, k *Step, s *Span[T]) {
-	w := s.W
-	n := len(w)
+	n := len(s.W)
 	checkLen(n, len(s.G[Grad]), len(s.Slots[0]), len(s.Slots[1]))
-	g, m, v := s.G[Grad][:n], s.Slots[0][:n], s.Slots[1][:n]
 	h1, h2 := T(k.Coef[1]), T(k.Coef[2])
 	b1, a1, b2, a2 := T(r.b1), T(1-r.b1), T(r.b2), T(1-r.b2)
 	eps, wd := T(r.eps), T(r.wd)
 	if s.Tensor.Info.NoDecay {
 		wd = 0
 	}
-	if pass == 0 {
-		sums := s.Sums[0]
-		ww, uu := sums[lambWW], sums[lambUU]
-		for i, wi := range w {
-			gi := g[i]
-			mi := T(b1*m[i]) + T(a1*gi)
-			vi := T(b2*v[i]) + T(T(a2*gi)*gi)
-			u := T(mi*h1)/(T(math.Sqrt(float64(T(vi*h2))))+eps) + T(wd*wi)
-			ww += float64(float64(wi) * float64(wi))
-			uu += float64(float64(u) * float64(u))
-		}
-		sums[lambWW], sums[lambUU] = ww, uu
-		return
+	var step T
+	if pass == 1 {
+		checkLen(n, len(s.Out))
+		step = T(k.Coef[0] * trustRatio(s.Tensor.Reduced[0][0]))
 	}
-	checkLen(n, len(s.Out))
-	out := s.Out[:n]
-	step := T(k.Coef[0] * trustRatio(s.Tensor.Reduced[0][0]))
-	for i, wi := range w {
-		gi := g[i]
-		mi := T(b1*m[i]) + T(a1*gi)
-		vi := T(b2*v[i]) + T(T(a2*gi)*gi)
-		m[i], v[i] = mi, vi
-		u := T(mi*h1)/(T(math.Sqrt(float64(T(vi*h2))))+eps) + T(wd*wi)
-		out[i] = wi - T(step*u)
+	var buf [3][tile]T
+	for lo := 0; lo < n; lo += tile {
+		hi := min(lo+tile, n)
+		w, g, m, v := s.W[lo:hi], s.G[Grad][lo:hi], s.Slots[0][lo:hi], s.Slots[1][lo:hi]
+		u, newM, newV := buf[0][:hi-lo], m, v
+		if pass == 0 {
+			newM, newV = buf[1][:hi-lo], buf[2][:hi-lo]
+		}
+		vec.Axpby(newM, b1, m, a1, g)
+		vec.AxpbySquare(newV, b2, v, a2, g)
+		root := buf[2][:hi-lo]
+		vec.RootOfScaled(root, newV, h2, eps)
+		vec.Scale(u, h1, newM)
+		vec.Div(u, u, root)
+		vec.AddScaled(u, u, wd, w)
+		if pass == 0 {
+			s.Sums[0][lambWW] += vec.Dot(w, w)
+			s.Sums[0][lambUU] += vec.Dot(u, u)
+		} else {
+			vec.SubScaled(s.Out[lo:hi], w, step, u)
+		}
 	}
 }
 

@@ -52,20 +52,12 @@ func (r *lion[T]) Prepare(_ int, k *Step) {
 
 // Apply implements [Rule].
 func (r *lion[T]) Apply(_ int, k *Step, s *Span[T]) {
-	n := len(s.W)
-	checkLen(n, len(s.Out), len(s.G[Grad]), len(s.Slots[0]))
-	lr, shrink := T(k.Coef[0]), T(k.Coef[1])
-	b1, a1, b2, a2 := T(r.b1), T(1-r.b1), T(r.b2), T(1-r.b2)
+	checkLen(len(s.W), len(s.Out), len(s.G[Grad]), len(s.Slots[0]))
+	c := vec.LionCoef[T]{
+		B1: T(r.b1), A1: T(1 - r.b1), B2: T(r.b2), A2: T(1 - r.b2), Step: -T(k.Coef[0]), Decay: T(k.Coef[1]),
+	}
 	if s.Tensor.Info.NoDecay {
-		shrink = 1
+		c.Decay = 1
 	}
-	var buf [tile]T
-	for lo := 0; lo < n; lo += tile {
-		hi := min(lo+tile, n)
-		g, m, u := s.G[Grad][lo:hi], s.Slots[0][lo:hi], buf[:hi-lo]
-		vec.Axpby(u, b1, m, a1, g)
-		vec.Sign(u, u)
-		vec.Axpby(m, b2, m, a2, g)
-		vec.Axpby(s.Out[lo:hi], shrink, s.W[lo:hi], -lr, u)
-	}
+	vec.Lion(s.Out, s.W, s.G[Grad], s.Slots[0], &c)
 }

@@ -1,5 +1,7 @@
 package optim
 
+import "tributary/internal/vec"
+
 func init() {
 	Register(Def{
 		Name:  "sgd",
@@ -71,38 +73,18 @@ func (r *sgd[T]) Prepare(_ int, k *Step) {
 
 // Apply implements [Rule].
 func (r *sgd[T]) Apply(_ int, k *Step, s *Span[T]) {
-	w := s.W
-	n := len(w)
-	checkLen(n, len(s.Out), len(s.G[Grad]))
-	out, g := s.Out[:n], s.G[Grad][:n]
-	lr, mu, keep := T(k.Coef[0]), T(k.Coef[1]), T(k.Coef[2])
-	sign, wd := T(r.sign), T(r.wd)
+	checkLen(len(s.W), len(s.Out), len(s.G[Grad]))
+	c := vec.SGDCoef[T]{Sign: T(r.sign), Decay: T(r.wd), LR: T(k.Coef[0]), Mu: T(k.Coef[1]), Keep: T(k.Coef[2]),
+		Ahead: T(r.momentum)} // also at the first update
 	if s.Tensor.Info.NoDecay {
-		wd = 0
+		c.Decay = 0
 	}
-	if !r.hasMomentum {
-		for i, wi := range w {
-			gi := T(sign*g[i]) + T(wd*wi)
-			out[i] = wi - T(lr*gi)
-		}
-		return
-	}
-	checkLen(n, len(s.Slots[0]))
-	u := s.Slots[0][:n]
-	if !r.nesterov {
-		for i, wi := range w {
-			gi := T(sign*g[i]) + T(wd*wi)
-			ui := T(mu*u[i]) + T(keep*gi)
-			u[i] = ui
-			out[i] = wi - T(lr*ui)
-		}
-		return
-	}
-	ahead := T(r.momentum) // also at the first update
-	for i, wi := range w {
-		gi := T(sign*g[i]) + T(wd*wi)
-		ui := T(mu*u[i]) + T(keep*gi)
-		u[i] = ui
-		out[i] = wi - T(lr*(gi+T(ahead*ui)))
+	switch {
+	case !r.hasMomentum:
+		vec.SGD(s.Out, s.W, s.G[Grad], &c)
+	case r.nesterov:
+		vec.SGDNesterov(s.Out, s.W, s.G[Grad], s.Slots[0], &c)
+	default:
+		vec.SGDMomentum(s.Out, s.W, s.G[Grad], s.Slots[0], &c)
 	}
 }

@@ -61,27 +61,18 @@ func (r *yogi[T]) Prepare(_ int, k *Step) {
 func (r *yogi[T]) Apply(_ int, k *Step, s *Span[T]) {
 	n := len(s.W)
 	checkLen(n, len(s.Out), len(s.G[Grad]), len(s.Slots[0]), len(s.Slots[1]))
-	step := T(k.Coef[0])
-	b1, a1, a2, eps := T(r.b1), T(1-r.b1), T(1-r.b2), T(r.eps)
+	c := vec.YogiCoef[T]{B1: T(r.b1), A1: T(1 - r.b1), A2: T(1 - r.b2), Step: T(k.Coef[0]), Eps: T(r.eps)}
+	vec.Yogi(s.Out, s.W, s.G[Grad], s.Slots[0], s.Slots[1], &c)
 	l1, l2 := T(r.l1), T(r.l2)
-	penalized := (l1 != 0 || l2 != 0) && !s.Tensor.Info.NoDecay
+	if l1 == 0 && l2 == 0 || s.Tensor.Info.NoDecay {
+		return
+	}
 	var buf [2][tile]T
 	for lo := 0; lo < n; lo += tile {
 		hi := min(lo+tile, n)
-		g, m, v, out := s.G[Grad][lo:hi], s.Slots[0][lo:hi], s.Slots[1][lo:hi], s.Out[lo:hi]
-		sq, x := buf[0][:hi-lo], buf[1][:hi-lo]
-		vec.Axpby(m, b1, m, a1, g)
-		vec.Mul(sq, g, g)
-		vec.Sub(x, sq, v)
-		vec.Sign(x, x)
-		vec.Scale(sq, a2, sq)
-		vec.MulAdd(v, v, x, sq)
-		root := sq
-		vec.RootScaled(root, v, 1, eps)
-		vec.SubQuotient(out, s.W[lo:hi], step, m, root)
-		if penalized {
-			yogiProx(out, step, root, l1, l2, x)
-		}
+		root, x := buf[0][:hi-lo], buf[1][:hi-lo]
+		vec.RootScaled(root, s.Slots[1][lo:hi], 1, c.Eps)
+		yogiProx(s.Out[lo:hi], c.Step, root, l1, l2, x)
 	}
 }
 

@@ -64,7 +64,7 @@ func Mul[T Float](dst, x, y []T) {
 		i = mul32(f32(dst), f32(x), f32(y))
 	}
 	for ; i < len(dst); i++ {
-		dst[i] = x[i] * y[i]
+		dst[i] = T(x[i] * y[i])
 	}
 }
 
@@ -136,7 +136,7 @@ func Scale[T Float](dst []T, a T, x []T) {
 		i = scale32(f32(dst), f32(x), float32(a))
 	}
 	for ; i < len(dst); i++ {
-		dst[i] = a * x[i]
+		dst[i] = T(a * x[i])
 	}
 }
 

@@ -356,16 +356,17 @@ func TestLengthsMustAgree(t *testing.T) {
 func TestNoAllocations(t *testing.T) {
 	for _, p := range []Path{Portable, best()} {
 		force(t, p)
+		in, half := [][]float32{make([]float32, 100), make([]float32, 100)}, [][]uint16{make([]uint16, 100)}
 		if n := testing.AllocsPerRun(10, func() {
 			var x, y [100]float32
 			Add(x[:], x[:], y[:])
 			_ = Dot(x[:], y[:]) + MaxAbs(x[:]) + float64(CountPositive(x[:], y[:]))
 			AdamW(x[:], x[:], y[:], x[:], y[:], &AdamCoef[float32]{B1: 1})
 			Yogi(x[:], x[:], y[:], x[:], y[:], &YogiCoef[float32]{B1: 1})
-			Combine(x[:], [][]float32{y[:], y[:]}, []float64{1, 2})
+			Combine(x[:], in, []float64{1, 2})
 			var h [100]uint16
 			EncodeHalf(h[:], x[:])
-			CombineHalf(x[:], [][]uint16{h[:]}, []float64{1})
+			CombineHalf(x[:], half, []float64{1})
 		}); n != 0 {
 			t.Errorf("%v: %v allocations", p, n)
 		}
