@@ -99,8 +99,8 @@ func (c *aggregationCase) runnerOver(rule string, hyper map[string]any, ts []lay
 	return NewRunner(r, l, w, c.o)
 }
 
-// input is what is pushed in a step with the given schedule value; gradients
-// follow by role.
+// aggregationInput is what is pushed in a step with the given value of the
+// schedule: gradients by role.
 func aggregationInput(lr float64, g map[Role][]float64) (in Input[float64]) {
 	in.LR, in.Examples = lr, 1
 	for role, x := range g {

@@ -13,7 +13,7 @@ const (
 	momoBound        // lower bound of the loss
 )
 
-// momoSlots are those slots.
+// slots are those slots, in that order.
 func (h *momoHyper) slots() []Slot {
 	return []Slot{{Name: "f", Class: Model}, {Name: "gam", Class: Model}, {Name: "lb", Class: Model, Init: h.lb}}
 }
