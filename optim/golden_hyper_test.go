@@ -28,6 +28,26 @@ var unnoticedHyper = map[string]string{
 	"sgdp.eps":                  "matters for norms below it alone",
 }
 
+// withoutGolden lists rules without a recorded trajectory of a model, and what
+// stands in for it.
+var withoutGolden = map[string]string{
+	"normalized_gd": "cases of another form, in golden_aggregation_test.go",
+	"spider":        "cases of another form, in golden_aggregation_test.go",
+}
+
+// Every rule is compared with a reference, or says why not.
+func TestEveryRuleHasGolden(t *testing.T) {
+	has := map[string]bool{}
+	for _, file := range goldenIn(t, ownGolden) {
+		has[readGolden(t, file).ruleName()] = true
+	}
+	for _, name := range Names() {
+		if why := withoutGolden[name]; has[name] == (why != "") {
+			t.Errorf("%s: golden files: %v, reason for none: %q", name, has[name], why)
+		}
+	}
+}
+
 func falsify(rule, name string, x any) any {
 	for _, key := range []string{rule + "." + name, name} {
 		if wrong := wrongHyper[key]; wrong != nil {

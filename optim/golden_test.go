@@ -47,7 +47,7 @@ var outputs = map[string]string{
 // must be.
 const (
 	ownGolden    = "testdata/golden"
-	minOwnGolden = 15
+	minOwnGolden = 89
 )
 
 // goldenFiles are those to replay: of the folder in TRIBUTARY_GOLDEN, any
