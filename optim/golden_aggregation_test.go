@@ -15,13 +15,24 @@ import (
 	"tributary/layout"
 )
 
-// aggregationReplays replays the cases of a file of testdata/golden/aggregation,
-// by the name of its rule. A function returns what came out under the names of
-// the fields that the case records it in, one row per step; "result" is needed.
-// Files of other rules are reported as not replayed. Add to it in an init.
-var aggregationReplays = map[string]func(c *aggregationCase) map[string][][]float64{
-	"normalized_gd": replayNormalizedGD,
-	"spider":        replaySPIDER,
+// aggregationReplay replays a case of a file of testdata/golden/aggregation. It
+// returns what came out under the names of the fields that the case records it
+// in, one row per step; "result" is needed.
+type aggregationReplay func(c *aggregationCase) map[string][][]float64
+
+// aggregationReplays holds a function per rule. Files of other rules are
+// reported as not replayed.
+var aggregationReplays = map[string]aggregationReplay{}
+
+// replayAggregation registers how the cases of a rule are replayed, for an init.
+func replayAggregation(rule string, f aggregationReplay) {
+	aggregationReplays[rule] = f
+	withoutGolden[rule] = "testdata/golden/aggregation"
+}
+
+func init() {
+	replayAggregation("normalized_gd", replayNormalizedGD)
+	replayAggregation("spider", replaySPIDER)
 }
 
 // aggregationFile is one file: derived cases, each with a small problem, its
