@@ -39,6 +39,9 @@ func drawRule(t *rapid.T, name string) optim.Rule[float32] {
 			hyper[h.Name] = rapid.SampledFrom([]float64{0, 0.9}).Draw(t, h.Name)
 		}
 	}
+	if name == "dot" && hyper["momentum"] == 0.0 {
+		hyper["delta"] = 0 // the rates are momentum ± delta
+	}
 	return newRule(t, name, hyper)
 }
 
