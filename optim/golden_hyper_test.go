@@ -18,6 +18,10 @@ var wrongHyper = map[string]func(x any) any{
 	// Thresholds that few values come near.
 	"adamp.delta": func(any) any { return 0.0 },
 	"sgdp.delta":  func(any) any { return 0.0 },
+	// Words and settings.
+	"ag_nonconvex.penalty": func(x any) any { return map[any]any{"scad": "mcp", "mcp": "scad"}[x] },
+	"sam.base":             func(x any) any { return map[any]any{"adamw": "adam", "sgd": "sgd"}[x] },
+	"sam.base_hyper":       func(any) any { return map[string]any{"betas": []any{0.9, 0.99}} },
 }
 
 // unnoticedHyper lists, by rule and name, hyper-parameters that change nothing
@@ -26,6 +30,7 @@ var unnoticedHyper = map[string]string{
 	"sophia_g.hessian_interval": "says when the input comes, which a file records",
 	"gravity.alpha":             "is the deviation of a start that a file records",
 	"sgdp.eps":                  "matters for norms below it alone",
+	"oasis.adaptive":            "says which inputs come, which a file records",
 }
 
 // withoutGolden lists rules without a recorded trajectory of a model, and what
@@ -33,6 +38,8 @@ var unnoticedHyper = map[string]string{
 var withoutGolden = map[string]string{
 	"normalized_gd": "cases of another form, in golden_aggregation_test.go",
 	"spider":        "cases of another form, in golden_aggregation_test.go",
+	"o2nc":          "cases of another form, in golden_aggregation2_test.go",
+	"moe_bias":      "cases of another form, in golden_aggregation2_test.go",
 }
 
 // Every rule is compared with a reference, or says why not.

@@ -16,6 +16,15 @@ func init() {
 		{name: "ag_nonconvex", hyper: h{"penalty": "mcp", "lambda": 20}, shrinks: true},
 		{name: "ag_nonconvex", hyper: h{"lambda": 20}, shrinks: true},
 		{name: "ag_nonconvex", hyper: h{"lambda": 0}},
+		{name: "sam"},
+		{name: "sam", hyper: h{"rho": 0, "base": "lamb", "base_hyper": h{"weight_decay": 0.1}}, shrinks: true},
+		{name: "sam", hyper: h{"base": "adamp", "base_hyper": h{"delta": 100, "nesterov": true}}},
+		{name: "sam", hyper: h{"base": "momo_adam"}},
+		{name: "sam", hyper: h{"base": "sgd", "sync_perturbation": false}},
+		{name: "sam", hyper: h{"base": "adamp", "base_hyper": h{"delta": 100}, "sync_perturbation": false}},
+		{name: "o2nc"},
+		{name: "o2nc", hyper: h{"radius": 1e3, "epoch": 2, "seed": 7}},
+		{name: "moe_bias"},
 	}
 	ruleVariants = append(ruleVariants, variants...)
 	sumVariants = append(sumVariants, variants...)
