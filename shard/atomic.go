@@ -150,9 +150,8 @@ func (s *Shard) applyAsync(rank int, now time.Duration) {
 	s.only = rank
 	for i := range s.chunks {
 		s.apply(i, step, sc)
-		r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + i)
-		if bad := wire.FirstNonFinite(s.bufs[0][r.Lo-s.lo : r.Hi-s.lo]); bad >= 0 {
-			s.halt(r.Lo+bad, s.updates)
+		if s.wild >= 0 {
+			s.halt(s.wild, s.updates)
 			return
 		}
 	}

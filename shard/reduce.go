@@ -335,10 +335,12 @@ func (s *Shard) finishReduction(now time.Duration) {
 	}
 	last := s.lastPass(t)
 	s.prepareTensors(last, sc)
+	s.wild = -1
 	for ci := range s.chunks {
 		s.eachSpan(ci, t, sc, func(_ int, b layout.Block, sp *optim.Span[float32]) {
 			sp.Scratch = s.spanScratch(sp.At+sp.Tensor.Info.Offset, len(sp.W))
 			s.cfg.Rule.Apply(last, &sc.k, sp)
+			s.checkSpan(sp)
 		})
 	}
 	for i := range s.tens {

@@ -132,6 +132,7 @@ type Shard struct {
 	heldAt  uint64
 	saving  map[ledger.CutID]bool // saved here, not yet recorded by decision
 	work    scratch
+	wild    int // parameter that the update being made turned non-finite; −1: none
 	red     reduction
 	log     Log
 	stats   Stats

@@ -154,10 +154,8 @@ func (s *Shard) closeChunk(ci int, now time.Duration) {
 func (s *Shard) finishChunk(ci int, now time.Duration) {
 	c := &s.chunks[ci]
 	t := c.version
-	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
-	out := s.bufs[(t+1)%s.keep()][r.Lo-s.lo : r.Hi-s.lo]
-	if i := wire.FirstNonFinite(out); i >= 0 {
-		s.halt(r.Lo+i, t)
+	if s.wild >= 0 {
+		s.halt(s.wild, t)
 		return
 	}
 	if s.cfg.ID == 0 && ci == 0 && s.phaseOf(t) == 0 {
@@ -238,9 +236,22 @@ func (s *Shard) computeScalars(sc *stepScalars, n uint64, phase int, model []flo
 // ci, from version t to t+1.
 func (s *Shard) apply(ci int, t uint64, sc *stepScalars) {
 	last := s.lastPass(t)
+	s.wild = -1
 	s.eachSpan(ci, t, sc, func(_ int, _ layout.Block, sp *optim.Span[float32]) {
 		s.cfg.Rule.Apply(last, &sc.k, sp)
+		s.checkSpan(sp)
 	})
+}
+
+// checkSpan remembers the first parameter that an update made non-finite, while
+// the span is still in the cache.
+func (s *Shard) checkSpan(sp *optim.Span[float32]) {
+	if s.wild >= 0 {
+		return
+	}
+	if i := wire.FirstNonFinite(sp.Out); i >= 0 {
+		s.wild = sp.Tensor.Info.Offset + sp.At + i
+	}
 }
 
 func (s *Shard) passes(t uint64) []optim.Pass { return s.spec.Phases[s.phaseOf(t)].Passes }
