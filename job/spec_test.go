@@ -111,7 +111,7 @@ func TestTensors(t *testing.T) {
 model:
   kind: tensors
   tensors:
-    - {name: w, shape: [3, 2], group: g, init: {kind: normal, scale: 0.1}}
+    - {name: w, shape: [3, 2], init: {kind: normal, scale: 0.1}}
     - {name: b, shape: [], no_decay: true}
     - {name: mean, shape: [2], buffer: true}
 data: {name: none}
@@ -120,7 +120,7 @@ data: {name: none}
 		t.Fatal(err)
 	}
 	want := []layout.Tensor{
-		{Name: "w", Shape: []int{3, 2}, Group: "g", Init: layout.Init{Kind: layout.Normal, Scale: 0.1}},
+		{Name: "w", Shape: []int{3, 2}, Init: layout.Init{Kind: layout.Normal, Scale: 0.1}},
 		{Name: "b", NoDecay: true}, {Name: "mean", Shape: []int{2}, Buffer: true}}
 	if !reflect.DeepEqual(s.Model.Tensors, want) {
 		t.Errorf("tensors %+v, want %+v", s.Model.Tensors, want)

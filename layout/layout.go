@@ -54,10 +54,12 @@ type Tensor struct {
 	Buffer bool `json:"buffer,omitempty" yaml:"buffer,omitempty"`
 	// NoDecay excludes the tensor from weight decay (biases, norms).
 	NoDecay bool `json:"no_decay,omitempty" yaml:"no_decay,omitempty"`
-	// Group names the parameter group; empty is the default group.
-	Group string `json:"group,omitempty" yaml:"group,omitempty"`
-	Init  Init   `json:"init,omitzero" yaml:"init,omitempty"`
+	Init    Init `json:"init,omitzero" yaml:"init,omitempty"`
 
+	// Group is the group whose update rule the tensor has: 0 the default one, i
+	// the i-th of the job's optimizer.groups. Not part of a description: it
+	// follows from the patterns of the job.
+	Group int `json:"-" yaml:"-"`
 	// Offset is the index of the tensor's first element in the parameter
 	// vector; Len its number of elements. Both are set by [New].
 	Offset int `json:"-" yaml:"-"`
