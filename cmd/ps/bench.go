@@ -25,7 +25,8 @@ import (
 
 // benchCmd groups the benchmarks.
 type benchCmd struct {
-	Step benchStepCmd `cmd:"" help:"Time a synchronous AdamW step, server and workers being processes of their own."`
+	Step    benchStepCmd    `cmd:"" help:"Time a synchronous AdamW step, server and workers being processes of their own."`
+	Kernels benchKernelsCmd `cmd:"" help:"Measure update rules and the combination of contributions against the bandwidth of memory."`
 }
 
 // benchStepCmd measures whole steps with synthetic gradients: every worker
