@@ -110,7 +110,7 @@ func (b *bed[T]) ready(pass int) {
 		rd := &b.spec.Phases[b.k.Phase].Passes[pass].Reduce[i]
 		b.s.Sums = append(b.s.Sums, make([]float64, rd.PartialLen(b.ts.Info, b.s.Block)))
 		var gathered []T
-		if rd.Op == Gather {
+		if rd.Op == Gather && !rd.skips(b.ts.Info) {
 			gathered = make([]T, b.l.P)
 		}
 		b.s.Gathered = append(b.s.Gathered, gathered)

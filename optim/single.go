@@ -220,7 +220,7 @@ func (r *Runner[T]) block(p *part[T], t *layout.Tensor, b layout.Block, pass int
 	for i := range ps.Reduce {
 		rd := &ps.Reduce[i]
 		sums[i] = make([]float64, rd.PartialLen(t, b))
-		if rd.Op == Gather {
+		if rd.Op == Gather && !rd.skips(t) {
 			gathered[i] = make([]T, b.Len())
 		}
 		rd.Start(sums[i])

@@ -25,6 +25,9 @@ func init() {
 		{name: "o2nc"},
 		{name: "o2nc", hyper: h{"radius": 1e3, "epoch": 2, "seed": 7}},
 		{name: "moe_bias"},
+		{name: "muon"},
+		{name: "muon", hyper: h{"weight_decay": 0.1, "aux_weight_decay": 0.1, "nesterov": false}},
+		{name: "muon", hyper: h{"lr": 0, "momentum": 0}},
 	}
 	ruleVariants = append(ruleVariants, variants...)
 	sumVariants = append(sumVariants, variants...)
