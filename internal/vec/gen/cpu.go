@@ -28,14 +28,6 @@ func (w width) vec() reg.VecVirtual {
 	return asm.YMM()
 }
 
-// half is a new register of half the width.
-func (w width) half() reg.VecVirtual {
-	if w.wide() {
-		return asm.YMM()
-	}
-	return asm.XMM()
-}
-
 // broadcast fills a register with a float32.
 func (w width) broadcast(m Op) reg.VecVirtual {
 	v := w.vec()
