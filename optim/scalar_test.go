@@ -1,7 +1,6 @@
 package optim
 
 import (
-	"errors"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -99,52 +98,5 @@ func TestCosPi(t *testing.T) {
 			t.Fatalf("cosPi rises before %v", x)
 		}
 		prev = got
-	}
-}
-
-func TestSchedules(t *testing.T) {
-	near := func(name string, s Schedule, t_ uint64, want float64) {
-		t.Helper()
-		if got := s(t_); math.Abs(got-want) > 1e-15 {
-			t.Errorf("%s: rate of update %d = %v, want %v", name, t_, got, want)
-		}
-	}
-	near("constant", Constant(0.1), 1, 0.1)
-	c := Cosine(0.5, 4, 0.1) // cos(π·k/4) for k = 0…4
-	for i, want := range []float64{0.5, 0.1 + 0.2*(1+math.Sqrt2/2), 0.3, 0.1 + 0.2*(1-math.Sqrt2/2), 0.1, 0.1} {
-		near("cosine", c, uint64(i+1), want)
-	}
-	w := WarmupCosine(0.4, 4, 6, 0)
-	for i, want := range []float64{0.1, 0.2, 0.3, 0.4, 0.4, 0.2, 0, 0} {
-		near("warmup, cosine", w, uint64(i+1), want)
-	}
-	k := WarmupConstant(0.4, 2)
-	for i, want := range []float64{0.2, 0.4, 0.4} {
-		near("warmup, constant", k, uint64(i+1), want)
-	}
-	// A warm-up as long as the job leaves nothing for the cosine.
-	near("all warm-up", WarmupCosine(1, 3, 3, 0.5), 3, 1)
-	near("all warm-up", WarmupCosine(1, 3, 3, 0.5), 4, 0.5)
-}
-
-func TestScheduleSpec(t *testing.T) {
-	s, err := ScheduleSpec{Kind: "cosine", Warmup: 2, Min: 0.1}.New(1, 10)
-	if err != nil || s(1) != 0.5 || s(11) != 0.1 {
-		t.Errorf("cosine: %v", err)
-	}
-	if s, err := (ScheduleSpec{}).New(0.3, 10); err != nil || s(7) != 0.3 {
-		t.Errorf("zero spec: %v", err)
-	}
-	for _, c := range []struct {
-		s  ScheduleSpec
-		lr float64
-	}{
-		{ScheduleSpec{Kind: "cosin"}, 1}, {ScheduleSpec{Warmup: 11}, 1}, {ScheduleSpec{Min: 0.1}, 1},
-		{ScheduleSpec{Kind: "cosine", Min: 2}, 1}, {ScheduleSpec{Kind: "cosine", Min: -1}, 1},
-		{ScheduleSpec{Kind: "cosine", Min: math.NaN()}, 1}, {ScheduleSpec{}, math.NaN()}, {ScheduleSpec{}, -1},
-	} {
-		if _, err := c.s.New(c.lr, 10); !errors.Is(err, ErrSchedule) {
-			t.Errorf("%+v.New(%v): %v, want ErrSchedule", c.s, c.lr, err)
-		}
 	}
 }
