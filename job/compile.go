@@ -56,7 +56,12 @@ func Compile(r *Record) (*Pipeline, error) {
 	}
 	p := &Pipeline{Spec: s, Ranks: s.RankCount(), Keep: s.Checkpoint.Keep}
 	var err error
-	if p.Layout, err = layout.New(r.Tensors, s.Chunk); err != nil {
+	c := &checker{}
+	tensors := s.Optimizer.assign(c, r.Tensors)
+	if len(c.problems) > 0 {
+		return nil, c.problems
+	}
+	if p.Layout, err = layout.New(tensors, s.Chunk); err != nil {
 		return nil, fmt.Errorf("job %q: %w", r.Name, err)
 	}
 	if p.Rule, err = s.NewRule(); err != nil {

@@ -202,6 +202,10 @@ func TestExplain(t *testing.T) {
 		},
 		"stale":        func(s *Spec) { s.Staleness, s.OnLoss, s.Level = 2, Wait, "durable" },
 		"asynchronous": func(s *Spec) { s.Staleness, s.Aggregate.By = -1, "uniform" },
+		"groups": func(s *Spec) {
+			s.Optimizer.Rule, s.Optimizer.Clip = "lamb", optim.ClipSpec{Value: 1, Adaptive: 0.01, Norm: 1}
+			s.Optimizer.NoDecay, s.Optimizer.Groups = []string{"w"}, []Group{{Match: []string{"b*"}, Rule: "adamw"}}
+		},
 	} {
 		p := compile(t, tensorsJob(change))
 		got := p.Explain() + "\n" + p.Tensors()

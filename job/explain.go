@@ -45,15 +45,8 @@ func (p *Pipeline) pipeline() string {
 	if s.OnBad == "null" {
 		bad = "count as nothing if not"
 	}
-	return fmt.Sprintf("decode %s → validate (shape, CRC-32C, finite; %s) → weigh by %s → %s in rank order → %s, %s rate → publish",
-		s.Encoding, bad, s.Aggregate.By, s.Aggregate.Rule, s.Optimizer.Rule, orConstant(s.Optimizer.Schedule.Kind))
-}
-
-func orConstant(kind string) string {
-	if kind == "" {
-		return "constant"
-	}
-	return kind
+	return fmt.Sprintf("decode %s → validate (shape, CRC-32C, finite; %s) → weigh by %s → %s in rank order → %s, %s → publish",
+		s.Encoding, bad, s.Aggregate.By, s.Aggregate.Rule, p.Rule.Spec().Name, s.Optimizer.Schedule.Describe())
 }
 
 func (p *Pipeline) closing() string {
@@ -207,14 +200,25 @@ func (p *Pipeline) reproducible() []string {
 		"gradients of the built-in models: the same on machines whose processors have the same vector instructions")
 }
 
-// Tensors lists the model's tensors, one per line, with the shards they lie in.
+// Tensors lists the model's tensors, one per line, with the shards they lie in
+// and how the optimizer tells them apart.
 func (p *Pipeline) Tensors() string {
 	var b strings.Builder
 	shards := p.Layout.Shards(p.Shards)
 	for i := range p.Layout.Tensors {
 		t := &p.Layout.Tensors[i]
 		lo, hi := t.Offset/p.Layout.ChunkLen, (t.Offset+t.Len-1)/p.Layout.ChunkLen
-		fmt.Fprintf(&b, "%-24s %-16s %9d parameters in shards %d to %d\n", t.Name, fmt.Sprint(t.Shape), t.Len, holder(shards, lo), holder(shards, hi))
+		how := ""
+		switch {
+		case t.Buffer:
+			how = ", not trained"
+		case t.NoDecay:
+			how = ", no decay"
+		}
+		if t.Group > 0 {
+			how += fmt.Sprintf(", optimizer.groups[%d]", t.Group-1)
+		}
+		fmt.Fprintf(&b, "%-24s %-16s %9d parameters in shards %d to %d%s\n", t.Name, fmt.Sprint(t.Shape), t.Len, holder(shards, lo), holder(shards, hi), how)
 	}
 	return b.String()
 }

@@ -84,11 +84,15 @@ type Distill struct {
 	Weight      float64 `json:"weight" yaml:"weight"`
 }
 
-// Optimizer is the update rule with its hyper-parameters and schedule.
+// Optimizer is the update rule with its hyper-parameters and schedule, what is
+// done to gradients before, and which tensors are treated otherwise.
 type Optimizer struct {
 	Rule     string             `json:"rule" yaml:"rule"`
 	Hyper    map[string]any     `json:"hyper,omitempty" yaml:"hyper,omitempty"`
 	Schedule optim.ScheduleSpec `json:"schedule" yaml:"schedule"`
+	Clip     optim.ClipSpec     `json:"clip" yaml:"clip"`
+	NoDecay  []string           `json:"no_decay,omitempty" yaml:"no_decay,omitempty"` // patterns of tensors
+	Groups   []Group            `json:"groups,omitempty" yaml:"groups,omitempty"`
 }
 
 // Aggregate says how the contributions of a step become one.
@@ -160,23 +164,15 @@ func (s *Spec) ShardCount() int {
 
 const shardsPerServer = 8
 
-// NewRule makes the update rule.
+// NewRule makes the update rule, with its groups and clipping.
 func (s *Spec) NewRule() (optim.Rule[float32], error) {
-	return optim.New[float32](s.Optimizer.Rule, s.Optimizer.Hyper)
+	var errs []error
+	rule := s.Optimizer.rule(func(path string, err error) { errs = append(errs, fmt.Errorf("%s: %w", path, err)) })
+	return rule, errors.Join(errs...)
 }
 
-// BaseLR is the learning rate handed to the schedule.
-func (s *Spec) BaseLR() (float64, error) {
-	d, ok := optim.Lookup(s.Optimizer.Rule)
-	if !ok {
-		return 0, fmt.Errorf("%w %q", optim.ErrUnknownRule, s.Optimizer.Rule)
-	}
-	v, err := d.Resolve(s.Optimizer.Hyper)
-	if err != nil {
-		return 0, err
-	}
-	return d.BaseLR(v)
-}
+// BaseLR is the learning rate handed to the schedule: that of the default group.
+func (s *Spec) BaseLR() (float64, error) { return baseLR(s.Optimizer.Rule, s.Optimizer.Hyper) }
 
 // NewSchedule makes the learning-rate schedule.
 func (s *Spec) NewSchedule() (optim.Schedule, error) {

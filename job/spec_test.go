@@ -195,7 +195,24 @@ func TestParseErrors(t *testing.T) {
 		{"name:", "line 1: name: want a word, got nothing"},
 		{"model: softmax", `line 1: model: want a list of key: value, got "softmax"`},
 		{"optimizer: {hyper: [1]}", "optimizer.hyper: want a list of key: value, got a list"},
-		{"optimizer: {hyper: {lr: {a: 1}}}", "optimizer.hyper.lr: want a number"},
+		{"optimizer: {hyper: {lr: {a: 1}}}", "optimizer.hyper.lr: adamw: lr: want 0 or more, got map[a:1]"},
+		{"optimizer: {hyper: {lr: {a: {b: {c: {d: {e: {f: {g: {h: 1}}}}}}}}}}", "nested too deep"},
+		{"optimizer:\n  rule: sam\n  hyper:\n    base: adamw\n    base_hyper:\n      lrr: 1", `line 6: optimizer.hyper.base_hyper.lrr: sam: base_hyper: adamw has no "lrr": did you mean "lr"?`},
+		{"optimizer: {rule: sam, hyper: {base: adma}}", `optimizer.hyper.base: sam: base: unknown update rule "adma": did you mean "adam"?`},
+		{"optimizer: {rule: sam, hyper: {base_hyper: 3}}", "optimizer.hyper.base_hyper: sam: base_hyper: want hyper-parameters by name, got 3"},
+		{"optimizer: {clip: {normm: 1}}", `optimizer.clip.normm: no such field: did you mean "norm"?`},
+		{"optimizer: {clip: {norm: -1}}", "optimizer.clip.norm: clip: norm: want 0 or more, got -1"},
+		{"optimizer: {rule: spider, clip: {norm: 1}}", "optimizer.clip: clip: spider subtracts gradients at two points"},
+		{"optimizer: {groups: [{match: [w], rul: sgd}]}", `optimizer.groups[0].rul: no such field: did you mean "rule"?`},
+		{"optimizer: {groups: [{rule: sgd}]}", "optimizer.groups[0].match: 0 patterns, want 1 to 1024"},
+		{"optimizer:\n  groups:\n  - match: [w]\n    rule: sgdd", `line 4: optimizer.groups[0].rule: unknown update rule "sgdd": did you mean "sgd"?`},
+		{"optimizer:\n  groups:\n  - match: [w]\n    hyper: {beta: 1}", `line 4: optimizer.groups[0].hyper.beta: adamw has no "beta": did you mean "betas"?`},
+		{"optimizer: {groups: [{match: [w], rule: sam}]}", "optimizer.groups: rules do not go together: sam pushes 2 times per update"},
+		{"staleness: -1\noptimizer: {clip: {norm: 1}}", "line 1: staleness: -1 (asynchronous) does not go with adamw with clipping"},
+		{"optimizer: {no_decay: [b*]}\ndata: {name: none}\nmodel: {kind: tensors, tensors: [{name: w, shape: [1]}, {name: m, shape: [1], buffer: true}, {name: v, shape: [2]}]}",
+			`optimizer.no_decay[0]: "b*" matches no tensor (* stands for any characters, ? for one); there are w, v`},
+		{"optimizer: {groups: [{match: ['?']}, {match: [w, v]}]}\ndata: {name: none}\nmodel: {kind: tensors, tensors: [{name: w, shape: [1]}, {name: v, shape: [2]}]}",
+			"optimizer.groups[1].match: all that it matches is in an earlier group (such as optimizer.groups[0])"},
 		{"optimizer: {hyper: {betas: [[1], 2]}}", "optimizer.hyper.betas[0]: want a single value"},
 		{"optimizer: {hyper: {lr: .inf}}", "optimizer.hyper.lr: adamw: lr: want 0 or more"},
 		{"optimizer: {rule: adma}", `line 1: optimizer.rule: unknown update rule "adma": did you mean "adam"?`},
@@ -393,6 +410,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	walk(reflect.ValueOf(Default()).Elem(), "")
 	var tensor layout.Tensor
 	walk(reflect.ValueOf(&tensor).Elem(), "model.tensors[].")
+	walk(reflect.ValueOf(&Group{}).Elem(), "optimizer.groups[].")
 	if n < 44 {
 		t.Errorf("only %d fields found", n)
 	}

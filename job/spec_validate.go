@@ -31,7 +31,9 @@ const (
 	maxWidth     = 1 << 20 // units of a layer
 	maxLayers    = 64
 	maxSteps     = 1 << 50
-	minBeats     = 6 // retries in timeouts.worker: one lost heartbeat must not cost a worker its ranks
+	maxGroups    = 64
+	maxPatterns  = 1 << 10 // of one list
+	minBeats     = 6       // retries in timeouts.worker: one lost heartbeat must not cost a worker its ranks
 )
 
 // A name is part of subjects, keys and file names.
@@ -90,6 +92,10 @@ func (c *checker) errors(path string, err error) {
 	if h := (*optim.HyperError)(nil); errors.As(err, &h) {
 		path += "." + h.Name
 	}
+	if e := (*optim.ScheduleError)(nil); errors.As(err, &e) && e.Field != "" {
+		c.bad(path+"."+e.Field, "%s", e.Text)
+		return
+	}
 	c.bad(path, "%v", err)
 }
 
@@ -114,20 +120,20 @@ func (s *Spec) check(c *checker) {
 		c.bad("pinned", "needs a staleness above 0")
 	}
 	if rule != nil && s.Staleness < 0 && rule.Spec().Reductions() > 0 {
-		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", s.Optimizer.Rule)
+		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", rule.Spec().Name)
 	}
 	if rule != nil && s.Staleness != 0 && len(rule.Spec().Phases) > 1 {
-		c.bad("staleness", "got %d, but %s pushes twice per update, at points that follow from each other: want 0", s.Staleness, s.Optimizer.Rule)
+		c.bad("staleness", "got %d, but %s pushes twice per update, at points that follow from each other: want 0", s.Staleness, rule.Spec().Name)
 	}
 	if rule != nil && s.Staleness != 0 && rule.Spec().History() > 0 {
-		c.bad("staleness", "got %d, but %s compares gradients at two neighbouring versions: want 0", s.Staleness, s.Optimizer.Rule)
+		c.bad("staleness", "got %d, but %s compares gradients at two neighbouring versions: want 0", s.Staleness, rule.Spec().Name)
 	}
 	c.word("on_loss", string(s.OnLoss), onLosses)
 	if rule != nil && rule.Spec().Reductions() > 0 && (s.OnLoss == Shrink || !s.Recompute) {
-		c.bad("optimizer.rule", "%s needs sums over all shards, which close a step with all its ranks: it does not go with on_loss: shrink or recompute: false", s.Optimizer.Rule)
+		c.bad("optimizer.rule", "%s needs sums over all shards, which close a step with all its ranks: it does not go with on_loss: shrink or recompute: false", rule.Spec().Name)
 	}
 	if rule != nil && rule.Spec().Reductions() > 0 && s.unpinned() {
-		c.bad("pinned", "%s needs sums over all shards, which close a step with all its ranks: with a staleness it needs pinned: true", s.Optimizer.Rule)
+		c.bad("pinned", "%s needs sums over all shards, which close a step with all its ranks: with a staleness it needs pinned: true", rule.Spec().Name)
 	}
 	if s.Staleness < 0 && s.OnLoss == Shrink {
 		c.bad("on_loss", "shrink has no meaning without steps (staleness: -1)")
@@ -191,7 +197,7 @@ func (s *Spec) checkDistill(c *checker, rule optim.Rule[float32]) {
 	wants := rule != nil && s.Model.Kind != "tensors" && slices.Contains(rule.Spec().AllRoles(), optim.GradKD)
 	switch {
 	case wants && d.Teacher == "":
-		c.bad("distill.teacher", "%s takes the gradient of a distillation loss: want the safetensors file of a trained model", s.Optimizer.Rule)
+		c.bad("distill.teacher", "%s takes the gradient of a distillation loss: want the safetensors file of a trained model", rule.Spec().Name)
 	case !wants && d.Teacher != "":
 		c.bad("distill.teacher", "has no meaning for the rule %s, or for a model of tensors", s.Optimizer.Rule)
 	case !wants:
@@ -228,14 +234,10 @@ func (s *Spec) checkData(c *checker) {
 }
 
 func (s *Spec) checkOptimizer(c *checker) optim.Rule[float32] {
-	rule, err := s.NewRule()
-	switch {
-	case errors.Is(err, optim.ErrUnknownRule):
-		c.errors("optimizer.rule", err)
-	case err != nil:
-		c.errors("optimizer.hyper", err)
-	default:
-		_, err = s.NewSchedule()
+	rule := s.Optimizer.rule(c.errors)
+	s.checkPatterns(c)
+	if rule != nil {
+		_, err := s.NewSchedule()
 		c.errors("optimizer.schedule", err)
 	}
 	return rule

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -110,6 +111,12 @@ func (s *Spec) Set(assignment string) error {
 	d.value(node, reflect.ValueOf(c).Elem(), "")
 	if c.Optimizer.Rule != rule && path == "optimizer.rule" {
 		c.Optimizer.Hyper = nil // they were another rule's
+		c.Optimizer.Groups = slices.Clone(c.Optimizer.Groups)
+		for i := range c.Optimizer.Groups {
+			if g := &c.Optimizer.Groups[i]; g.Rule == "" {
+				g.Hyper = nil
+			}
+		}
 	}
 	if len(d.problems) > 0 {
 		for i := range d.problems {
@@ -183,7 +190,9 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 	case reflect.Slice:
 		d.list(n, v, path)
 	case reflect.Interface:
-		if x, ok := d.any(n, path); ok {
+		if n.Kind == yaml.MappingNode {
+			d.settings(n, v, path)
+		} else if x, ok := d.any(n, path); ok {
 			v.Set(reflect.ValueOf(x))
 		}
 	default:
@@ -224,6 +233,9 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 	}
 	d.pairs(n, path, func(k, x *yaml.Node, sub string) {
 		e := reflect.New(v.Type().Elem()).Elem()
+		if old := v.MapIndex(reflect.ValueOf(k.Value)); old.IsValid() {
+			e.Set(old) // Set adds to what is there
+		}
 		before := len(d.problems)
 		d.value(x, e, sub)
 		if len(d.problems) == before {
@@ -276,6 +288,32 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
 	}
 	v.Set(out)
 }
+
+// settings reads hyper-parameters inside hyper-parameters over those that v
+// holds, which are copied: they may be shared.
+func (d *decoder) settings(n *yaml.Node, v reflect.Value, path string) {
+	if strings.Count(path, ".") > maxNested {
+		d.bad(n, path, "nested too deep")
+		return
+	}
+	old, ok := v.Interface().(map[string]any)
+	if !ok && !v.IsNil() {
+		d.bad(n, path, "want a number, true or false, or a list of numbers, got %s", describe(n))
+		return
+	}
+	m := maps.Clone(old)
+	before := len(d.problems)
+	d.mapping(n, reflect.ValueOf(&m).Elem(), path)
+	if m == nil {
+		m = map[string]any{} // no null in JSON
+	}
+	if len(d.problems) == before {
+		v.Set(reflect.ValueOf(m))
+	}
+}
+
+// maxNested bounds the keys before one that has settings for its value.
+const maxNested = 8
 
 // any reads a number, a boolean, a word or a list of these.
 func (d *decoder) any(n *yaml.Node, path string) (any, bool) {

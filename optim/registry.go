@@ -135,6 +135,23 @@ func (e *HyperError) Error() string { return e.Text }
 // Unwrap implements errors.Is.
 func (e *HyperError) Unwrap() error { return ErrHyper }
 
+// within turns problems of an inner rule's hyper-parameters into problems of
+// the hyper-parameter of rule that holds them.
+func within(rule, name string, err error) error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, e := range many.Unwrap() {
+			errs = append(errs, within(rule, name, e))
+		}
+		return errors.Join(errs...)
+	}
+	text := fmt.Sprintf("%s: %s: %v", rule, name, err)
+	if h := (*HyperError)(nil); errors.As(err, &h) {
+		name += "." + h.Name
+	}
+	return &HyperError{rule, name, text}
+}
+
 // registry is the one piece of global state: a rule is one file, which
 // registers itself in its init, so that adding a rule touches no other file.
 var registry = struct {

@@ -71,7 +71,7 @@ func samBase(v Values) (d Def, inner Values, err error) {
 		return d, nil, &HyperError{"sam", "base", fmt.Sprintf("sam: base: %v %q: %s", ErrUnknownRule, name, Suggest(name, Names()))}
 	}
 	if inner, err = d.Resolve(v.Settings("base_hyper")); err != nil {
-		return d, nil, fmt.Errorf("sam: base_hyper: %w", err)
+		return d, nil, within("sam", "base_hyper", err)
 	}
 	return d, inner, nil
 }
@@ -83,7 +83,7 @@ func newSAM[T Float](v Values) (Rule[T], error) {
 	name := v.String("base")
 	base, err := New[T](name, v.Settings("base_hyper"))
 	if err != nil {
-		return nil, fmt.Errorf("sam: base_hyper: %w", err)
+		return nil, within("sam", "base_hyper", err)
 	}
 	spec := *base.Spec()
 	if len(spec.Phases) > 1 || spec.Optional != nil || spec.Perturb != 0 {
