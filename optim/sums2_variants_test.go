@@ -31,6 +31,11 @@ func init() {
 		{name: "o2nc"},
 		{name: "o2nc", hyper: h{"radius": 1e3, "epoch": 2, "seed": 7}},
 		{name: "moe_bias"},
+		{name: "adafactor"},
+		{name: "adafactor", hyper: h{"lr": 0.1, "relative_step": false, "scale_parameter": false, "beta1": 0.9, "weight_decay": 0.1}},
+		{name: "adafactor", hyper: h{"warmup_init": true, "eps2": []any{1e-20, 0.1}, "clip_threshold": 2, "decay_rate": -0.5}},
+		// Decay is times the rate, which is relative to the parameters: large ones overshoot.
+		{name: "adafactor", hyper: h{"decay_rate": 0, "beta1": 0.5, "weight_decay": 1}, limit: 100},
 		{name: "muon"},
 		{name: "muon", hyper: h{"weight_decay": 0.1, "aux_weight_decay": 0.1, "nesterov": false}},
 		{name: "muon", hyper: h{"lr": 0, "momentum": 0}},

@@ -42,3 +42,12 @@ func Saturate[T Float](dst, x []T, c T) {
 		dst[i] = x[i] / (x[i] + c)
 	}
 }
+
+// AddSquares is dst = dst + x², in float64, in which the squares of float32 are
+// exact.
+func AddSquares[T Float](dst []float64, x []T) {
+	same(len(dst), len(x))
+	for i, v := range x {
+		dst[i] += float64(float64(v) * float64(v))
+	}
+}
