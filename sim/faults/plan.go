@@ -119,11 +119,18 @@ func NewPlan(seed uint64) Plan {
 // drawRule chooses how steps close and an update rule that may close so.
 func (p *Plan) drawRule(d *dice) {
 	elementwise := func() {
-		switch d.pick(0, 3) {
+		switch d.pick(0, 6) {
 		case 0:
 			p.Rule, p.LR, p.Hyper = "sgd", 0.05, map[string]any{"momentum": 0.9, "nesterov": true}
 		case 1:
 			p.Rule, p.LR = "adamw", 0.01
+			p.Half = d.chance(0.5)
+		case 2: // contributions that name runs
+			p.Rule, p.LR, p.Sparse = "adagrad", 0.05, true
+		case 3: // a role that some steps have
+			p.Rule, p.LR, p.Hyper = "sophia_g", 0.01, map[string]any{"hessian_interval": 3}
+		case 4: // gradients at two versions, without sums over shards
+			p.Rule, p.LR, p.Hyper = "spider", 0.05, map[string]any{"period": 4, "normalized": false}
 		default:
 			p.Rule, p.LR = twoRoles, 0.05
 		}
@@ -134,8 +141,13 @@ func (p *Plan) drawRule(d *dice) {
 		elementwise()
 	case r < 6:
 		p.Mode, p.Rule, p.LR = shard.ByReduction, allSums, 0.02
-		if d.chance(0.4) {
+		switch d.pick(0, 5) {
+		case 0:
 			p.Rule, p.LR = "lamb", 0.01
+		case 1: // two pushes per update
+			p.Rule, p.LR, p.Phases, p.Hyper = "sam", 0.05, 2, map[string]any{"base_hyper": map[string]any{"momentum": 0.9}}
+		case 2: // gradients at two versions
+			p.Rule, p.LR = "oasis", 0.01
 		}
 	case r < 8:
 		p.Mode = shard.ByDecision
@@ -148,7 +160,7 @@ func (p *Plan) drawRule(d *dice) {
 			p.Tensors[i].Init = layout.Init{}
 		}
 	}
-	if p.Mode != shard.Async && d.chance(0.35) {
+	if p.Mode != shard.Async && p.Rule != "sam" && p.Rule != "oasis" && p.Rule != "spider" && d.chance(0.35) {
 		p.Staleness = d.pick(1, 2)
 		p.Pinned = d.chance(0.8) || p.Mode != shard.ByDecision // as jobs are compiled
 	}
