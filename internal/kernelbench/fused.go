@@ -62,10 +62,13 @@ type sum struct {
 func newSum(m *model, k int, half bool) *sum {
 	s := &sum{model: m}
 	r := rand.New(rand.NewPCG(5, 6))
-	for range k {
-		x := random(r, m.l.P, 0.01)
+	for i := range k {
+		// Not all at the same place of a page, as frames in buffers are not:
+		// else they would compete for the same few lines of the cache.
+		pad := i * (4096 + 192) / 4
+		x := random(r, m.l.P+pad, 0.01)[pad:]
 		if half {
-			h := make([]uint16, len(x))
+			h := make([]uint16, len(x)+pad)[pad:]
 			vec.EncodeHalf(h, x)
 			s.half = append(s.half, h)
 		} else {

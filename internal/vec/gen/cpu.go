@@ -138,3 +138,15 @@ func function(name, signature string) {
 	asm.SignatureExpr(signature)
 	asm.Pragma("noescape")
 }
+
+// prefetch asks for the line of memory that will be loaded from a little after
+// m, once a line. The processor foresees loads in sequence by itself, but only
+// within a page of 4 KiB; many short runs of many slices, as in a shard's
+// spans, gain a tenth.
+func prefetch(m Mem) {
+	const line, ahead = 64, 2048
+	if m.Disp%line == 0 {
+		m.Disp += ahead
+		asm.PREFETCHT0(m)
+	}
+}

@@ -140,7 +140,11 @@ func (l *loop) ld(slice string) reg.VecVirtual {
 		asm.VPSLLD(U8(16), v, v)
 		return v
 	}
-	asm.VMOVUPS(l.mem(slice, 4), v)
+	m := l.mem(slice, 4)
+	if l.k.fused != "" {
+		prefetch(m)
+	}
+	asm.VMOVUPS(m, v)
 	return v
 }
 
