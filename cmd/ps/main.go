@@ -16,6 +16,7 @@ type grammar struct {
 	Jobs    jobsCmd    `cmd:"" help:"List the cluster's jobs."`
 	Status  statusCmd  `cmd:"" help:"Say how a job stands and whom it waits for."`
 	Explain explainCmd `cmd:"" help:"Say how a job runs: pipeline, closing, memory, reproducibility."`
+	Rules   rulesCmd   `cmd:"" help:"List the update rules, or explain one."`
 	Stop    stopCmd    `cmd:"" help:"Stop a job at a step, with a checkpoint."`
 	Resume  resumeCmd  `cmd:"" help:"Let a stopped or halted job go on from its newest checkpoint."`
 	Model   modelCmd   `cmd:"" help:"Read the model of an ended job and save it."`
