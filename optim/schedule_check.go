@@ -147,23 +147,24 @@ func (c *scheduleCheck) length(path string, s *ScheduleSpec) {
 
 func (c *scheduleCheck) stages(path string, s *ScheduleSpec, lr float64, n uint64, depth int) {
 	parts := c.list(path+"stages", s.Stages, depth)
-	left := n
+	left, known := n, true // once a length is wrong, what is left is not known
 	for i := range parts {
 		p, sub := &parts[i], fmt.Sprintf("%sstages[%d].", path, i)
-		length := p.Length
+		length := or(p.Length, left)
 		switch {
-		case length > left:
-			c.bad(sub+"length", "got %d, but only %d of %d updates are left", length, left, n)
-			left = length
-		case length == 0 && i < len(parts)-1:
+		case p.Length == 0 && i < len(parts)-1:
 			c.bad(sub+"length", "every stage but the last needs one")
-			length = left
-		case length == 0 && left == 0:
+			known = false
+		case known && length > left:
+			c.bad(sub+"length", "got %d, but only %d of %d updates are left", length, left, n)
+			known = false
+		case known && length == 0:
 			c.bad(sub+"length", "no updates are left for the last stage")
-		case length == 0:
-			length = left
+			known = false
 		}
 		c.spec(sub, p, lr, length, depth-1)
-		left -= length
+		if known {
+			left -= length
+		}
 	}
 }
