@@ -166,7 +166,7 @@ func (l *lab) final(t *testing.T, rec *job.Record) *final {
 		t.Fatalf("job %s ended at step %d of %d", rec.Name, snap.Step, rec.Spec.Steps)
 	}
 	f := &final{params: floatBytes(snap.Params)}
-	id := ledger.CutID{Timeline: snap.Timeline, Step: snap.Step}
+	id := ledger.CutID{Timeline: snap.Timeline, Step: snap.Step * pipe.Phases}
 	if f.cut, err = readCut(rec, func(owner string) string { return filepath.Join(l.dir, owner, rec.Name) }, id); err != nil {
 		t.Fatal(err)
 	}
