@@ -322,7 +322,7 @@ func (r *groups[T]) unite(at int) Slot {
 		}
 	}
 	sl := *first
-	sl.Name = r.free(strings.Join(names, "/"))
+	sl.Name = r.free(strings.Join(names, "+"))
 	if !same {
 		sl.By = func(t *layout.Tensor) *Slot {
 			if own := in[t.Group]; own != nil {

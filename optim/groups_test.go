@@ -204,7 +204,7 @@ func TestGroupsSpec(t *testing.T) {
 		ok    func(*Spec) bool
 	}{
 		{[]string{"sgd", "adamw", "lion"}, "m v", func(s *Spec) bool { return s.Reductions() == 0 && len(s.Phases[0].Passes) == 1 }},
-		{[]string{"adam", "ftrl"}, "m/z v/n", func(s *Spec) bool { return !s.NeedsLoss }},
+		{[]string{"adam", "ftrl"}, "m+z v+n", func(s *Spec) bool { return !s.NeedsLoss }},
 		{[]string{"sgd", "momo", "momo"}, "d f gam lb f.2 gam.2 lb.2", func(s *Spec) bool { return s.NeedsLoss && s.Reductions() == 2 && !s.Runs }},
 		{[]string{"sgd", "adam_lazy"}, "m v", func(s *Spec) bool { return s.Runs }},
 		{[]string{"sgd", "sophia_g", "adahessian"}, "", func(s *Spec) bool {
