@@ -14,7 +14,6 @@ import (
 
 	"tributary/internal/kernelbench"
 	"tributary/internal/vec"
-	"tributary/optim"
 )
 
 // benchKernelsCmd measures update rules, and the combination of contributions,
@@ -23,7 +22,7 @@ type benchKernelsCmd struct {
 	Params  float64  `help:"Parameters in units of 2^20; rounded up to matrices of 512 by 512." default:"16"`
 	Threads []int    `help:"Numbers of threads." default:"1,2"`
 	Rounds  int      `help:"Measurements of each; the medians are printed, and in brackets the least and the greatest." default:"7"`
-	Rules   []string `help:"Only these rules."`
+	Rules   []string `help:"Only these rules; a name may be followed by hyper-parameters, as in 'sgd momentum=0.9'."`
 	Pairs   int      `help:"Instead of the tables: so many pairs of processes, the loop in C and the one rule named by --rules, in turn." default:"0"`
 	JSON    bool     `name:"json" help:"Print a JSON line for each figure instead of tables."`
 	Alone   string   `hidden:"" help:"Print the bandwidth of this rule and nothing else."`
@@ -63,7 +62,7 @@ func (c *benchKernelsCmd) Run(ctx context.Context) error {
 	fmt.Fprintf(os.Stderr, "%d parameters, path %v; bandwidth: a[i] += s*b[i], %s\n", matrices*kernelbench.Side*kernelbench.Side, vec.Active(), how)
 	rules := c.Rules
 	if len(rules) == 0 {
-		rules = optim.Names()
+		rules = kernelbench.Names()
 	}
 	t := kernelTable{json: c.JSON, w: tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)}
 	for _, threads := range c.Threads {

@@ -1,10 +1,13 @@
 package kernelbench
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"tributary/layout"
@@ -33,9 +36,43 @@ type model struct {
 	k       optim.Step
 }
 
-// newModel returns a model of so many matrices.
+// Names are all rules with their default hyper-parameters, and in addition what
+// is much used and no default.
+func Names() []string {
+	names := append(optim.Names(), "sgd momentum=0.9")
+	slices.Sort(names)
+	return names
+}
+
+// newRule makes a rule from its name and perhaps numbers for hyper-parameters.
+func newRule(name string) (optim.Rule[float32], error) {
+	words := strings.Fields(name)
+	if len(words) == 0 {
+		return nil, errors.New("a rule without a name")
+	}
+	hyper := map[string]any{}
+	for _, w := range words[1:] {
+		key, value, _ := strings.Cut(w, "=")
+		x, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return nil, fmt.Errorf("rule %q: %q is not a hyper-parameter with a number", name, w)
+		}
+		hyper[key] = x
+	}
+	return optim.New[float32](words[0], hyper)
+}
+
+// newModel returns a model of so many matrices that has taken some steps.
 func newModel(name string, matrices int) (*model, error) {
-	rule, err := optim.New[float32](name, nil)
+	m, err := freshModel(name, matrices)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.warm()
+}
+
+func freshModel(name string, matrices int) (*model, error) {
+	rule, err := newRule(name)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +110,7 @@ func newModel(name string, matrices int) (*model, error) {
 	for range scratch {
 		m.scratch = append(m.scratch, filled(l.P, 0))
 	}
-	return m, m.warm()
+	return m, nil
 }
 
 // start fills the slots with their first values.
@@ -290,9 +327,14 @@ type RuleResult struct {
 	Fraction Range `json:"fraction_of_bandwidth"`
 }
 
-// Rule measures a rule with its default hyper-parameters on so many matrices,
-// at least one for each thread, which the threads share; of each figure there
-// are as many as rounds.
+const (
+	leastRounds = 3
+	enough      = 5 * time.Second
+)
+
+// Rule measures a rule on so many matrices, at least one for each thread, which
+// the threads share; of each figure there are as many as rounds, or fewer, but
+// three at least, where they would take longer than some seconds.
 func Rule(name string, matrices, threads, rounds int, mem *Bandwidth) (RuleResult, error) {
 	res := RuleResult{Rule: name, Threads: threads}
 	models := make([]*model, threads)
@@ -309,7 +351,11 @@ func Rule(name string, matrices, threads, rounds int, mem *Bandwidth) (RuleResul
 	if err != nil {
 		return res, err
 	}
-	for range rounds {
+	start := time.Now()
+	for round := range rounds {
+		if round >= leastRounds && time.Since(start) > enough {
+			break
+		}
 		var moved float64
 		var steps int
 		var took time.Duration
