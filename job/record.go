@@ -12,7 +12,7 @@ import (
 // Numerics is the version of the bits that this program computes: it changes
 // whenever a rule, a reduction or a random number gives other bits for the
 // same job. Nodes and workers refuse jobs of another version (C18).
-const Numerics = 1
+const Numerics = 2
 
 // Record is a job as it stands in the authority: the specification, the
 // tensors that follow from it, and where its parts were placed. It is written
