@@ -246,9 +246,9 @@ func TestRecord(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing":           ``,
 		"null":              `null`,
-		"no specification":  `{"name":"job","numerics":1}`,
+		"no specification":  `{"name":"job","numerics":2}`,
 		"another name":      strings.Replace(string(b), `"name":"job"`, `"name":"jab"`, 1),
-		"another numerics":  strings.Replace(string(b), `"numerics":1`, `"numerics":2`, 1),
+		"another numerics":  strings.Replace(string(b), `"numerics":2`, `"numerics":1`, 1),
 		"too many owners":   strings.Replace(string(b), `"owners":[`, `"owners":[`+strings.Repeat(`"",`, 1<<14), 1),
 		"too long":          `{"name":"` + strings.Repeat("x", maxRecordBytes) + `"}`,
 		"half":              string(b[:len(b)/2]),
