@@ -446,6 +446,18 @@ func sum32(x []float32, lanes *[Lanes]float64) int {
 	return n
 }
 
+func addSquares32(dst []float64, x []float32) int {
+	n := whole(len(dst))
+	for from := 0; from < n; from += block {
+		if active == AVX512 {
+			addSquaresAVX512(&dst[from], &x[from], min(block, n-from))
+		} else {
+			addSquaresAVX2(&dst[from], &x[from], min(block, n-from))
+		}
+	}
+	return n
+}
+
 func maxAbs32(x []float32, lanes *[widest]uint32) int {
 	n := whole(len(x))
 	for from := 0; from < n; from += block {

@@ -152,6 +152,10 @@ func sum32(x []float32, lanes *[Lanes]float64) int {
 	return 0
 }
 
+func addSquares32(dst []float64, x []float32) int {
+	return 0
+}
+
 func maxAbs32(x []float32, lanes *[widest]uint32) int {
 	return 0
 }

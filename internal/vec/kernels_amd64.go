@@ -114,6 +114,9 @@ func dotAVX2(x *float32, y *float32, n int, lanes *float64)
 func sumAVX2(x *float32, n int, lanes *float64)
 
 //go:noescape
+func addSquaresAVX2(dst *float64, x *float32, n int)
+
+//go:noescape
 func maxAbsAVX2(x *float32, n int, lanes *uint32)
 
 //go:noescape
@@ -235,6 +238,9 @@ func dotAVX512(x *float32, y *float32, n int, lanes *float64)
 
 //go:noescape
 func sumAVX512(x *float32, n int, lanes *float64)
+
+//go:noescape
+func addSquaresAVX512(dst *float64, x *float32, n int)
 
 //go:noescape
 func maxAbsAVX512(x *float32, n int, lanes *uint32)

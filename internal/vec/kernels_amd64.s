@@ -2321,6 +2321,56 @@ sumAVX2_end:
 	VZEROUPPER
 	RET
 
+// func addSquaresAVX2(dst *float64, x *float32, n int)
+// Requires: AVX
+TEXT ·addSquaresAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+	MOVQ DX, SI
+	SUBQ $0x00000010, SI
+	JLT  addSquaresAVX2_one
+
+addSquaresAVX2_many:
+	VCVTPS2PD (CX)(BX*4), Y0
+	VMULPD    Y0, Y0, Y0
+	VADDPD    (AX)(BX*8), Y0, Y0
+	VMOVUPD   Y0, (AX)(BX*8)
+	VCVTPS2PD 16(CX)(BX*4), Y0
+	VMULPD    Y0, Y0, Y0
+	VADDPD    32(AX)(BX*8), Y0, Y0
+	VMOVUPD   Y0, 32(AX)(BX*8)
+	VCVTPS2PD 32(CX)(BX*4), Y0
+	VMULPD    Y0, Y0, Y0
+	VADDPD    64(AX)(BX*8), Y0, Y0
+	VMOVUPD   Y0, 64(AX)(BX*8)
+	VCVTPS2PD 48(CX)(BX*4), Y0
+	VMULPD    Y0, Y0, Y0
+	VADDPD    96(AX)(BX*8), Y0, Y0
+	VMOVUPD   Y0, 96(AX)(BX*8)
+	ADDQ      $0x00000010, BX
+	CMPQ      BX, SI
+	JLE       addSquaresAVX2_many
+
+addSquaresAVX2_one:
+	CMPQ      BX, DX
+	JGE       addSquaresAVX2_end
+	VCVTPS2PD (CX)(BX*4), Y0
+	VMULPD    Y0, Y0, Y0
+	VADDPD    (AX)(BX*8), Y0, Y0
+	VMOVUPD   Y0, (AX)(BX*8)
+	VCVTPS2PD 16(CX)(BX*4), Y0
+	VMULPD    Y0, Y0, Y0
+	VADDPD    32(AX)(BX*8), Y0, Y0
+	VMOVUPD   Y0, 32(AX)(BX*8)
+	ADDQ      $0x00000008, BX
+	JMP       addSquaresAVX2_one
+
+addSquaresAVX2_end:
+	VZEROUPPER
+	RET
+
 // func maxAbsAVX2(x *float32, n int, lanes *uint32)
 // Requires: AVX, AVX2
 TEXT ·maxAbsAVX2(SB), NOSPLIT, $0-24
@@ -5036,6 +5086,44 @@ sumAVX512_one:
 
 sumAVX512_end:
 	VMOVUPD Z0, (DX)
+	VZEROUPPER
+	RET
+
+// func addSquaresAVX512(dst *float64, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·addSquaresAVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+	MOVQ DX, SI
+	SUBQ $0x00000010, SI
+	JLT  addSquaresAVX512_one
+
+addSquaresAVX512_many:
+	VCVTPS2PD (CX)(BX*4), Z0
+	VMULPD    Z0, Z0, Z0
+	VADDPD    (AX)(BX*8), Z0, Z0
+	VMOVUPD   Z0, (AX)(BX*8)
+	VCVTPS2PD 32(CX)(BX*4), Z0
+	VMULPD    Z0, Z0, Z0
+	VADDPD    64(AX)(BX*8), Z0, Z0
+	VMOVUPD   Z0, 64(AX)(BX*8)
+	ADDQ      $0x00000010, BX
+	CMPQ      BX, SI
+	JLE       addSquaresAVX512_many
+
+addSquaresAVX512_one:
+	CMPQ      BX, DX
+	JGE       addSquaresAVX512_end
+	VCVTPS2PD (CX)(BX*4), Z0
+	VMULPD    Z0, Z0, Z0
+	VADDPD    (AX)(BX*8), Z0, Z0
+	VMOVUPD   Z0, (AX)(BX*8)
+	ADDQ      $0x00000008, BX
+	JMP       addSquaresAVX512_one
+
+addSquaresAVX512_end:
 	VZEROUPPER
 	RET
 

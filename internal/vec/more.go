@@ -47,7 +47,11 @@ func Saturate[T Float](dst, x []T, c T) {
 // exact.
 func AddSquares[T Float](dst []float64, x []T) {
 	same(len(dst), len(x))
-	for i, v := range x {
-		dst[i] += float64(float64(v) * float64(v))
+	i := 0
+	if short[T]() {
+		i = addSquares32(dst, f32(x))
+	}
+	for ; i < len(x); i++ {
+		dst[i] += float64(float64(x[i]) * float64(x[i]))
 	}
 }

@@ -405,7 +405,7 @@ func simulate(f *function, n, oneOf int, more, seed uint64) *machine {
 		case "float32":
 			m.frame[name] = uint64(math.Float32bits(number(r, 8*oneOf)))
 		case "*float64", "*uint32":
-			m.frame[name] = m.place(make([]byte, 64)) // lanes
+			m.frame[name] = m.place(make([]byte, max(64, 8*n))) // lanes, or sums
 		case "**float32", "**uint16":
 			var ptrs []byte
 			for range k {

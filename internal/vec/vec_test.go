@@ -292,6 +292,24 @@ func checkCombine(t *testing.T, p Path, in [][]float32, w []float64) {
 	}
 }
 
+func TestAddSquares(t *testing.T) {
+	for _, p := range append(assembly(t), Portable) {
+		force(t, p)
+		r := rand.New(rand.NewPCG(12, 13))
+		for n := range 100 {
+			x := numbers(r, n, 1000)
+			dst, want := make([]float64, n), make([]float64, n)
+			for i, v := range x {
+				dst[i] = r.NormFloat64()
+				want[i] = dst[i] + float64(float64(v)*float64(v))
+			}
+			if AddSquares(dst, x); !slices.Equal(dst, want) {
+				t.Fatalf("%v: %d elements: %v, want %v", p, n, dst, want)
+			}
+		}
+	}
+}
+
 // Elements of 64 bits, and of types of one's own, are computed as well.
 func TestOtherTypes(t *testing.T) {
 	type mine float32

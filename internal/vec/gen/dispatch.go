@@ -39,6 +39,7 @@ func calls() []call {
 	return append(all,
 		call{"dot", []string{"x float32", "y float32"}, []string{"lanes *[Lanes]float64"}, []string{"&lanes[0]"}},
 		call{"sum", []string{"x float32"}, []string{"lanes *[Lanes]float64"}, []string{"&lanes[0]"}},
+		call{"addSquares", []string{"dst float64", "x float32"}, nil, nil},
 		call{"maxAbs", []string{"x float32"}, []string{"lanes *[widest]uint32"}, []string{"&lanes[0]"}},
 		call{"countPositive", []string{"x float32", "y float32"}, []string{"lanes *[widest]uint32"}, []string{"&lanes[0]"}},
 		call{"combine", []string{"dst float32"}, combineParams("float32"), combineArgs},

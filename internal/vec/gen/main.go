@@ -38,6 +38,7 @@ func run(dir string, check bool) error {
 		}
 		writeSum(w, true)
 		writeSum(w, false)
+		writeSquares(w)
 		writeTop(w)
 		writeCount(w)
 		writeCombine(w, false)

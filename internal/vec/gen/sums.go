@@ -89,3 +89,26 @@ func writeCount(w width) {
 	asm.VZEROUPPER()
 	asm.RET()
 }
+
+// writeSquares emits addSquares, dst = dst + x² in float64.
+func writeSquares(w width) {
+	name := "addSquares" + w.path
+	function(name, "func(dst *float64, x *float32, n int)")
+	dst, x := asm.Load(asm.Param("dst"), asm.GP64()), asm.Load(asm.Param("x"), asm.GP64())
+	n := asm.Load(asm.Param("n"), asm.GP64())
+	at := asm.GP64()
+	asm.XORQ(at, at)
+	per := w.bytes / 8 // float64 in a vector
+	blocks(name, n, at, 8, 2, func(vector int) {
+		for lane := 0; lane < 8; lane += per {
+			out := Mem{Base: dst, Index: at, Scale: 8, Disp: 8 * (8*vector + lane)}
+			v := w.vec()
+			asm.VCVTPS2PD(Mem{Base: x, Index: at, Scale: 4, Disp: 4 * (8*vector + lane)}, v)
+			asm.VMULPD(v, v, v)
+			asm.VADDPD(out, v, v)
+			asm.VMOVUPD(v, out)
+		}
+	})
+	asm.VZEROUPPER()
+	asm.RET()
+}
