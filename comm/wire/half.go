@@ -3,6 +3,8 @@ package wire
 import (
 	"encoding/binary"
 	"math"
+
+	"tributary/internal/vec"
 )
 
 // Half-precision numbers are bfloat16: the upper half of a float32.
@@ -37,16 +39,7 @@ func BytesHalf(x []uint16) []byte {
 // ToHalf rounds x to bfloat16 numbers: to the nearest, of two as near to the
 // one whose last bit is 0. A number beyond the largest bfloat16 becomes Inf, a
 // NaN stays one. dst has the length of x.
-func ToHalf(dst []uint16, x []float32) {
-	for i, v := range x {
-		b := math.Float32bits(v)
-		if v != v {
-			dst[i] = uint16(b>>16) | 0x40
-			continue
-		}
-		dst[i] = uint16((b + 0x7fff + b>>16&1) >> 16)
-	}
-}
+func ToHalf(dst []uint16, x []float32) { vec.EncodeHalf(dst, x) }
 
 // FromHalf is the value of a bfloat16 number.
 func FromHalf(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
