@@ -284,7 +284,7 @@ type Span[T Float] struct {
 	// be W itself in rules of one phase.
 	Out     []T
 	G       [NumRoles][]T // combined contributions by role, nil where not pushed; the pass may overwrite them
-	Slots   [][]T         // element slots in Spec order (nil for other classes); written by the last pass only
+	Slots   [][]T         // element slots in Spec order (nil for other classes, and where the tensor has none); written by the last pass only
 	Scratch [][]T         // scratch arrays of all passes of the phase
 	// Sums accumulates this block's partials, [reduction][k] in float64: k runs
 	// over Width for Tensor and Model, and over (index × Width) for the others,

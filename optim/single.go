@@ -244,6 +244,11 @@ func (r *Runner[T]) block(p *part[T], t *layout.Tensor, b layout.Block, pass int
 			}
 		}
 		s.Slots, s.Scratch = cut(p.slots, lo-p.Lo, hi-p.Lo), cut(p.scratch, lo-p.Lo, hi-p.Lo)
+		for i := range s.Slots {
+			if in := r.spec.Slots[i].In(t); in == nil || in.Class != Element {
+				s.Slots[i] = nil
+			}
+		}
 		s.Gathered = cut(gathered, lo-b.Lo, hi-b.Lo)
 		r.rule.Apply(pass, &r.k, &s)
 		lo = hi

@@ -82,11 +82,7 @@ func (s *Shard) copyChunk(c *pendingCut, ci int) {
 	for back := 1; back <= s.older() && uint64(back) <= v; back++ {
 		add(fmt.Sprintf("params-%d", back), s.bufs[(v-uint64(back))%s.keep()])
 	}
-	for i, x := range s.slots {
-		if x != nil {
-			add("slot/"+s.spec.Slots[i].Name, x)
-		}
-	}
+	c.parts = s.copySlots(c.parts, ci)
 }
 
 // older is how many versions before the newest a worker may need.
@@ -197,8 +193,8 @@ func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
 	need := map[string]int{"params": s.n}
 	s.initState()
 	for i, sl := range s.spec.Slots {
-		if s.slots[i] != nil {
-			need["slot/"+sl.Name] = s.n
+		if n := len(s.slots[i].data); n > 0 {
+			need["slot/"+sl.Name] = n
 		}
 		if sl.Class == optim.Model {
 			need["model/"+sl.Name] = 1
@@ -265,8 +261,8 @@ func (s *Shard) restoreNamed(id ledger.CutID, need map[string]int, p layout.Sect
 	mi := 0
 	for i, sl := range s.spec.Slots {
 		switch {
-		case p.Name == "slot/"+sl.Name && s.slots[i] != nil:
-			need[p.Name] -= s.fill(s.slots[i], p)
+		case p.Name == "slot/"+sl.Name && s.slots[i].data != nil:
+			need[p.Name] -= s.fillSlot(i, p)
 		case sl.Class == optim.Model:
 			if p.Name == "model/"+sl.Name && len(p.F64) == 1 {
 				s.model[mi] = p.F64[0]

@@ -101,7 +101,7 @@ func TestCutOntoOtherShards(t *testing.T) {
 					sameBits(t, fmt.Sprintf("from %d shards onto %d: parameters", from, to), second.parameters(), whole.parameters())
 					for i, sl := range cfg.Rule.Spec().Slots {
 						if sl.Class == optim.Element {
-							part := func(sh *Shard) []float32 { return sh.slots[i] }
+							part := func(sh *Shard) []float32 { return sh.slotVector(i) }
 							sameBits(t, "slot "+sl.Name, second.vector(part), whole.vector(part))
 						}
 					}

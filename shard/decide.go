@@ -121,19 +121,16 @@ func (s *Shard) initState() {
 }
 
 // initSlot fills slot i of a tensor with its start; nil means that the tensor
-// has none, and zeros.
+// has none.
 func (s *Shard) initSlot(i, tensor int, sl *optim.Slot) {
 	ts := &s.tens[tensor]
-	if x := s.slots[i]; x != nil {
-		lo, hi := max(ts.Info.Offset, s.lo)-s.lo, min(ts.Info.Offset+ts.Info.Len, s.lo+s.n)-s.lo
-		x = x[lo:hi]
+	lo, hi := s.part(ts.Info)
+	if x := s.span(i, tensor, lo, hi); x != nil {
 		switch {
-		case sl == nil || sl.Class != optim.Element:
-			clear(x)
 		case sl.FromParams:
-			copy(x, s.bufs[0][lo:hi])
+			copy(x, s.bufs[0][lo-s.lo:hi-s.lo])
 		case sl.Noise != 0:
-			layout.InitNoise(s.cfg.Seed, ts.Info, sl.Name, lo+s.lo-ts.Info.Offset, sl.Noise, x)
+			layout.InitNoise(s.cfg.Seed, ts.Info, sl.Name, lo-ts.Info.Offset, sl.Noise, x)
 		default:
 			for k := range x {
 				x[k] = float32(sl.Init)

@@ -20,22 +20,20 @@ func (s *Shard) keepEval(ci int) {
 	if s.eval < 0 || s.cfg.EvalEvery == 0 || v%s.cfg.EvalEvery != 0 {
 		return
 	}
-	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
 	e := &s.chunks[ci].evals[v/s.cfg.EvalEvery%2]
-	e.version, e.data = v, append(e.data[:0], s.slots[s.eval][r.Lo-s.lo:r.Hi-s.lo]...)
+	e.version, e.data = v, s.evalPoint(e.data[:0], ci, v)
 }
 
 // pullEval answers with the point of evaluation of chunk ci at version v, which
 // is the newest or one of the last two that were kept.
 func (s *Shard) pullEval(m *wire.Message, ci int, v, newest uint64) {
-	r := s.cfg.Layout.Chunk(s.cfg.Chunks.Lo + ci)
 	var x []float32
 	switch {
 	case v > newest:
 		s.refuse(m, wire.ErrAhead, "")
 		return
 	case v == newest:
-		x = s.slots[s.eval][r.Lo-s.lo : r.Hi-s.lo]
+		x = s.evalPoint(nil, ci, v)
 	default:
 		c := &s.chunks[ci]
 		i := slices.IndexFunc(c.evals[:], func(e evalCopy) bool { return e.version == v && len(e.data) > 0 })

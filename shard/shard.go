@@ -114,7 +114,7 @@ type Shard struct {
 	phases uint64
 	eval   int         // slot of the point of evaluation; −1: the parameters
 	bufs   [][]float32 // bufs[v%len(bufs)] holds version v
-	slots  [][]float32 // element slots in Spec order, nil for other classes
+	slots  []elements  // of the rule, in Spec order
 	tens   []tensorState
 	chunks []chunk
 	scal   []stepScalars // ring by step
@@ -210,13 +210,7 @@ func New(cfg Config) *Shard {
 	for range Versions(cfg.Mode, cfg.Staleness, s.spec) {
 		s.bufs = append(s.bufs, make([]float32, s.n))
 	}
-	for i := range s.spec.Slots {
-		var x []float32
-		if s.spec.Slots[i].Elements() {
-			x = make([]float32, s.n)
-		}
-		s.slots = append(s.slots, x)
-	}
+	s.makeSlots()
 	s.chunks = make([]chunk, cfg.Chunks.Len())
 	for i := range s.chunks {
 		s.chunks[i].staged = make([][]entry, s.depth())

@@ -290,11 +290,8 @@ func (s *Shard) eachSpan(ci int, t uint64, sc *stepScalars, f func(bi int, b lay
 			sp.Tensor, sp.At, sp.Block, sp.FirstRow = ts, lo-ts.Info.Offset, b, optim.FirstRow(ts.Info, b)
 			sp.W, sp.Out = src[lo-s.lo:hi-s.lo], dst[lo-s.lo:hi-s.lo]
 			w.slots = w.slots[:0]
-			for _, x := range s.slots {
-				if x != nil {
-					x = x[lo-s.lo : hi-s.lo]
-				}
-				w.slots = append(w.slots, x)
+			for i := range s.slots {
+				w.slots = append(w.slots, s.span(i, b.Tensor, lo, hi))
 			}
 			sp.Slots = w.slots
 			f(bi, b, &sp)

@@ -451,10 +451,25 @@ func (s *story) parameters() []float32 {
 	})
 }
 
+// slotVector is slot i with zeros for the parameters that have none.
+func (sh *Shard) slotVector(i int) []float32 {
+	x := make([]float32, sh.n)
+	for c := sh.cfg.Chunks.Lo; c < sh.cfg.Chunks.Hi; c++ {
+		for _, b := range sh.cfg.Layout.Blocks(nil, c) {
+			copy(x[b.Lo-sh.lo:b.Hi-sh.lo], sh.span(i, b.Tensor, b.Lo, b.Hi))
+		}
+	}
+	return x
+}
+
 // dump is all state of a shard that a step may change, as text.
 func (sh *Shard) dump() string {
 	var b strings.Builder
-	for _, x := range append(slices.Clone(sh.bufs), sh.slots...) {
+	all := slices.Clone(sh.bufs)
+	for i := range sh.slots {
+		all = append(all, sh.slots[i].data)
+	}
+	for _, x := range all {
 		for _, v := range x {
 			fmt.Fprintf(&b, "%08x", math.Float32bits(v))
 		}
@@ -572,7 +587,7 @@ func (s *story) equal(x *twin) {
 	sameBits(s.t, "parameters", s.parameters(), x.r.Params())
 	for i, sl := range s.cfg.Rule.Spec().Slots {
 		if sl.Elements() {
-			sameBits(s.t, "slot "+sl.Name, s.vector(func(sh *Shard) []float32 { return sh.slots[i] }), x.r.Slot(sl.Name))
+			sameBits(s.t, "slot "+sl.Name, s.vector(func(sh *Shard) []float32 { return sh.slotVector(i) }), x.r.Slot(sl.Name))
 		}
 	}
 }
