@@ -196,7 +196,7 @@ func (s *ScheduleSpec) oneCycle(lr float64, n uint64) curve {
 
 func (s *ScheduleSpec) stableDecay(lr float64, n uint64) curve {
 	low, shape := s.Min, or(s.Shape, wsdShapes[0])
-	decay := or(s.Decay, max(n/10, min(n, 1)))
+	decay := or(s.Decay, n/10)
 	stable := n - decay
 	return curve{lr, func(s uint64) float64 {
 		switch {

@@ -77,9 +77,15 @@ func TestSchedules(t *testing.T) {
 		// OneCycleLR(max_lr=1, total_steps=6, pct_start=0.4, div_factor=4, final_div_factor=10): its top lies between two updates
 		{"one cycle, top between", ScheduleSpec{Kind: "one_cycle", Rise: 0.4, Div: 4, FinalDiv: 10, Over: 6}, 1, 9, []float64{0.25, 0.8588086756970249, 0.93468738434491394,
 			0.59715348661262868, 0.19914104027781204, 0.025, 0.025}},
+		// OneCycleLR(max_lr=1, total_steps=4, pct_start=1, div_factor=4, anneal_strategy="linear")
+		{"one cycle that only rises", ScheduleSpec{Kind: "one_cycle", Rise: 1, Div: 4, Shape: "linear"}, 1, 4, []float64{0.25, 0.5, 0.75, 1, 1}},
+		{"nothing but warm-up to a cycle", ScheduleSpec{Kind: "one_cycle", Warmup: 2, Div: 4}, 1, 2, []float64{0.125, 0.25, 0.25}},
 		// SequentialLR([ConstantLR(0.1, 3), ExponentialLR(0.9)], milestones=[3])
 		{"stages", ScheduleSpec{Kind: "stages", Stages: []ScheduleSpec{{Kind: "constant", Factor: 0.1, Length: 3}, {Kind: "exponential", Factor: 0.9}}}, 0.05, 7,
 			[]float64{0.005, 0.005, 0.005, 0.05, 0.045, 0.0405, 0.03645, 0.03645}},
+		// SequentialLR([ConstantLR(0.1, 2), ConstantLR(0.5, 1), LinearLR(1, 0, 4)], milestones=[2, 3])
+		{"three stages", ScheduleSpec{Kind: "stages", Stages: []ScheduleSpec{{Factor: 0.1, Length: 2}, {Factor: 0.5, Length: 1}, {Kind: "linear"}}}, 1, 7,
+			[]float64{0.1, 0.1, 0.5, 1, 0.75, 0.5, 0.25, 0, 0}},
 		// ChainedScheduler([ConstantLR(0.1, 3), ExponentialLR(0.9)])
 		{"product", ScheduleSpec{Kind: "product", Product: []ScheduleSpec{{Kind: "constant", Factor: 0.1, Over: 3}, {Kind: "exponential", Factor: 0.9}}}, 0.05, 7,
 			[]float64{0.005, 0.0045, 0.00405, 0.03645, 0.032805, 0.0295245, 0.02657205}},
@@ -104,6 +110,7 @@ func TestSchedules(t *testing.T) {
 		// MiniCPM: f(k) = 0.5^(k/2), a half-life of 2 updates, which makes a quarter in 4
 		{"wsd, exponential", ScheduleSpec{Kind: "wsd", Warmup: 2, Decay: 4, Min: 0.0025, Shape: "exponential"}, 0.01, 10,
 			[]float64{0.005, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.0070710678118654762, 0.005, 0.0035355339059327381, 0.0025, 0.0025}},
+		{"wsd of few updates", ScheduleSpec{Kind: "wsd"}, 0.3, 3, []float64{0.3, 0.3, 0.3, 0}},
 		// a tenth of 20 updates
 		{"wsd, default", ScheduleSpec{Kind: "wsd"}, 0.3, 20, scaled(0.3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0.5, 0, 0)},
 	} {
@@ -131,7 +138,10 @@ func TestSchedules(t *testing.T) {
 
 // The bits of the two oldest kinds are those of the formulas as first written.
 func TestScheduleBits(t *testing.T) {
-	const lr, warmup, total, low = 0.1, 7, 50, 0.003
+	const lr, warmup, total, low = 0.1, 3, 50, 0.003 // lr·3/3 is not lr
+	if x := lr; float64(x*warmup)/warmup == x {
+		t.Error("the last update of the warm-up proves nothing")
+	}
 	at, err := ScheduleSpec{Kind: "cosine", Warmup: warmup, Min: low}.New(lr, total)
 	if err != nil {
 		t.Fatal(err)
@@ -146,6 +156,18 @@ func TestScheduleBits(t *testing.T) {
 		}
 		if got := at(n); got != want {
 			t.Errorf("rate of update %d = %v, want %v", n, got, want)
+		}
+	}
+}
+
+// Periods as long as all that can be counted.
+func TestSchedulePeriods(t *testing.T) {
+	for _, c := range []struct{ s, first, growth, k, period uint64 }{
+		{5, 3, 1, 2, 3}, {3, 3, 2, 0, 6}, {8, 3, 2, 5, 6}, {9, 3, 2, 0, 12}, {math.MaxUint64, 1, 2, 0, math.MaxUint64},
+		{1 << 63, 1 << 62, 5, 1<<63 - 1<<62, math.MaxUint64}, {math.MaxUint64, math.MaxUint64, 3, 0, math.MaxUint64},
+	} {
+		if k, period := inPeriod(c.s, c.first, c.growth); k != c.k || period != c.period {
+			t.Errorf("inPeriod(%d, %d, %d) = %d, %d, want %d, %d", c.s, c.first, c.growth, k, period, c.k, c.period)
 		}
 	}
 }
