@@ -79,7 +79,7 @@ func (r *lamb[T]) Apply(pass int, k *Step, s *Span[T]) {
 	var step T
 	if pass == 1 {
 		checkLen(n, len(s.Out))
-		step = finite[T](k.Coef[0] * trustRatio(s.Tensor.Reduced[0][0]))
+		step = finite[T](float64(k.Coef[0] * trustRatio(s.Tensor.Reduced[0][0])))
 	}
 	var buf [3][tile]T
 	for lo := 0; lo < n; lo += tile {

@@ -110,7 +110,7 @@ func (r *lambClip[T]) Apply(pass int, k *Step, s *Span[T]) {
 	if pass != r.normPass {
 		checkLen(n, len(s.Out))
 		if r.adapts(s.Tensor.Info) {
-			step = finite[T](k.Coef[0] * trustRatio(s.Tensor.Reduced[r.normPass][0]))
+			step = finite[T](float64(k.Coef[0] * trustRatio(s.Tensor.Reduced[r.normPass][0])))
 		}
 	}
 	var buf [3][tile]T
