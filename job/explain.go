@@ -135,14 +135,22 @@ func optionalStep(*optim.Spec) uint64 { return 2 }
 
 func (p *Pipeline) memory() string {
 	versions := shard.Versions(p.Mode, p.Spec.Staleness, p.Rule.Spec())
-	slots := 0
-	for _, s := range p.Rule.Spec().Slots {
-		if s.Elements() {
-			slots++
+	state := 0 // elements
+	for i := range p.Rule.Spec().Slots {
+		sl := &p.Rule.Spec().Slots[i]
+		if sl.By == nil && sl.Elements() {
+			state += p.Layout.P
+			continue
+		}
+		for ti := range p.Layout.Tensors {
+			t := &p.Layout.Tensors[ti]
+			if in := sl.In(t); sl.Elements() && !t.Buffer && in != nil && in.Class == optim.Element {
+				state += t.Len
+			}
 		}
 	}
-	return fmt.Sprintf("%v of contributions at most on one server (budget %v)\n%v of parameters (%d versions) and %v of optimizer state (%d slots) over all servers",
-		Bytes(p.Staged), p.Spec.MemoryBudget, Bytes(bytesF32*p.Layout.P*versions), versions, Bytes(bytesF32*p.Layout.P*slots), slots)
+	return fmt.Sprintf("%v of contributions at most on one server (budget %v)\n%v of parameters (%d versions) and %v of optimizer state over all servers",
+		Bytes(p.Staged), p.Spec.MemoryBudget, Bytes(bytesF32*p.Layout.P*versions), versions, Bytes(bytesF32*state))
 }
 
 func (p *Pipeline) handedOut() string {
