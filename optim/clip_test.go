@@ -93,6 +93,7 @@ func TestClipTwin(t *testing.T) {
 	for _, c := range []ClipSpec{{Adaptive: 0.01}, {TensorNorm: 2}, {Norm: 2}, {Value: 3, Adaptive: 0.5, TensorNorm: 90, Norm: 100}} {
 		checkClip(t, c, l, jumble[float64](l.P, 2), jumble[float64](l.P, 5), 3)
 	}
+	checkClip(t, ClipSpec{Adaptive: 1e-6}, l, make([]float64, l.P), slices.Repeat([]float64{1e-8}, l.P), 3) // both floors
 }
 
 // checkClip takes two steps of gradient descent with a rate of 1.

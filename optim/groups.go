@@ -257,11 +257,10 @@ func (r *groups[T]) slots() error {
 		for at := range p.spec.Slots[:p.elements] {
 			p.slot = append(p.slot, at)
 		}
-		used := make([]bool, len(r.spec.Slots)) // by a slot of this rule
 		for si := p.elements; si < len(p.spec.Slots); si++ {
 			p.slot = append(p.slot, -1)
 			if p.spec.Slots[si].Class != Model {
-				used = r.share(p, si, used)
+				p.slot[si] = r.share(p.spec.Slots[si])
 			}
 		}
 	}
@@ -281,20 +280,17 @@ func (r *groups[T]) slots() error {
 	return r.eval()
 }
 
-// share gives slot si of p, of rows, columns or tensors, a slot of the
-// composition: one of another rule that is the same, or a new one.
-func (r *groups[T]) share(p *groupPart[T], si int, used []bool) []bool {
-	sl := p.spec.Slots[si]
+// share is the index in the composition of a slot of rows, columns or tensors:
+// that of another rule which is the same, or a new one.
+func (r *groups[T]) share(sl Slot) int {
 	for at, x := range r.spec.Slots {
-		if !used[at] && !x.Elements() && x.Name == sl.Name && x.Class == sl.Class && x.Init == sl.Init {
-			p.slot[si], used[at] = at, true
-			return used
+		if !x.Elements() && x.Name == sl.Name && x.Class == sl.Class && x.Init == sl.Init {
+			return at
 		}
 	}
-	p.slot[si] = len(r.spec.Slots)
 	sl.Name = r.free(sl.Name)
 	r.spec.Slots = append(r.spec.Slots, sl)
-	return append(used, true)
+	return len(r.spec.Slots) - 1
 }
 
 // unite is the slot at a position at which some rules have slots with values

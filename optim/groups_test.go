@@ -247,10 +247,161 @@ func TestGroupsSpec(t *testing.T) {
 	}
 }
 
+// onlooker is a rule that checks what it is shown: nothing of other rules. It keeps
+// how often it saw a tensor, and has one pass for each entry of scratch.
+type onlooker struct {
+	t    *testing.T
+	spec Spec
+}
+
+func newOnlooker(t *testing.T, role Role, element Slot, scratch ...int) *onlooker {
+	r := &onlooker{t, Spec{Name: "onlooker at " + role.String(), Slots: []Slot{element, {Name: "seen", Class: Tensor, Init: 1}, {Name: "steps", Class: Model}}, Phases: []Phase{{Needs: []Role{role}}}}}
+	for i, n := range scratch {
+		p := Pass{Scratch: n}
+		if i < len(scratch)-1 {
+			p.Reduce = []Reduction{{Name: "count", Over: Model}, {Name: "top", Op: Max, Over: Tensor, Width: i + 1}}
+		}
+		r.spec.Phases[0].Passes = append(r.spec.Phases[0].Passes, p)
+	}
+	return r
+}
+
+func (r *onlooker) Spec() *Spec { return &r.spec }
+
+// same reports what a pass is shown and should not be.
+func (r *onlooker) same(what string, pass int, got, want any) {
+	if got != want {
+		r.t.Errorf("%s, pass %d: %s: %v, want %v", r.spec.Name, pass, what, got, want)
+	}
+}
+
+func (r *onlooker) Prepare(pass int, k *Step) {
+	r.same("passes done", pass, len(k.Reduced), pass)
+	for _, x := range k.Reduced {
+		r.same("reductions", pass, len(x), 2)
+		r.same("elements of the group", pass, x[0][0], 22.0)
+	}
+	r.same("slots of the model", pass, len(k.Model), 1)
+	r.same("steps", pass, k.Model[0], float64(k.T-1))
+	k.Next[0] = k.Model[0] + 1
+	k.Coef = append(k.Coef, k.LR) // must be empty before
+	r.same("scalars", pass, len(k.Coef), 1)
+}
+
+func (r *onlooker) PrepareTensor(pass int, k *Step, ts *TensorState) {
+	r.same("slots of the tensor", pass, len(ts.Slots), len(r.spec.Slots))
+	r.same("seen", pass, ts.Slots[1][0], float64(k.T))
+	for i, x := range ts.Reduced {
+		r.same("values by tensor", pass, len(x[1]), i+1)
+		r.same("highest", pass, x[1][i], 1.0)
+	}
+	ts.Next[1][0] = ts.Slots[1][0] + 1
+}
+
+func (r *onlooker) Apply(pass int, k *Step, s *Span[float32]) {
+	for role, g := range s.G {
+		r.same(Role(role).String(), pass, g != nil, Role(role) == r.spec.Phases[0].Needs[0])
+	}
+	arrays := 0
+	for _, p := range r.spec.Phases[0].Passes {
+		arrays += p.Scratch
+	}
+	r.same("scratch", pass, len(s.Scratch), arrays)
+	r.same("slots", pass, len(s.Slots), 1)
+	start := float32(r.spec.Slots[0].Init)
+	if r.spec.Slots[0].FromParams {
+		start = s.W[0]
+	}
+	r.same("slot", pass, s.Slots[0][0], start)
+	r.same("sums", pass, len(s.Sums), len(r.spec.Phases[0].Passes[pass].Reduce))
+	at := 0
+	for i, p := range r.spec.Phases[0].Passes { // earlier passes wrote i+1
+		for range p.Scratch {
+			if i < pass {
+				r.same("scratch of an earlier pass", pass, s.Scratch[at][0], float32(i+1))
+			} else if i == pass {
+				s.Scratch[at][0] = float32(i + 1)
+			}
+			at++
+		}
+	}
+	if len(s.Sums) > 0 {
+		s.Sums[0][0] += float64(len(s.W))
+		s.Sums[1][pass] = 1
+	} else {
+		copy(s.Out, s.W)
+	}
+}
+
+// Every rule of a composition sees what it would see alone.
+func TestGroupsShowNothingElse(t *testing.T) {
+	rules := []GroupRule[float32]{
+		{newOnlooker(t, Grad, Slot{Name: "x", Init: 3}, 0, 2, 0), 1},
+		{newOnlooker(t, HessDiag, Slot{Name: "x", FromParams: true}, 1, 0, 1, 2), 1},
+		{newOnlooker(t, GradKD, Slot{Name: "x"}, 0, 1), 1},
+	}
+	rule, err := Groups(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := layout.New([]layout.Tensor{
+		{Name: "a", Shape: []int{2, 11}}, {Name: "b", Shape: []int{13}, Group: 1}, {Name: "c", Shape: []int{9}, Group: 1}, {Name: "d", Shape: []int{22}, Group: 2},
+	}, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, shards := range []int{1, 3} {
+		r := NewRunner(rule, l, rising[float32](l.P, 1, 1), RunnerOptions{Shards: shards})
+		for range 3 {
+			step(r, 0.1, constantly(rising[float32](l.P, 0, 1)))
+		}
+	}
+	passes := rule.Spec().Phases[0].Passes
+	for c := range passes {
+		for _, rd := range passes[c].Reduce {
+			n := 0
+			for _, b := range l.Blocks(nil, 4) { // holds the ends of a and b, whose groups differ
+				n += min(1, rd.PartialLen(&l.Tensors[b.Tensor], b))
+			}
+			if n > 1 {
+				t.Errorf("pass %d: %s runs over several groups", c, rd.Name)
+			}
+		}
+	}
+	if n := len(l.Blocks(nil, 4)); n != 2 {
+		t.Fatalf("chunk 4 has %d blocks", n)
+	}
+}
+
+// Slots at one position that start in different ways keep them.
+func TestGroupsUnite(t *testing.T) {
+	for _, sl := range []Slot{{Name: "y"}, {Name: "x", Init: 1}, {Name: "x", FromParams: true}, {Name: "x", Noise: 1}, {Name: "x", By: func(*layout.Tensor) *Slot { return nil }}} {
+		rule, err := Groups([]GroupRule[float32]{{newOnlooker(t, Grad, Slot{Name: "x"}, 0), 1}, {newOnlooker(t, Grad, sl, 0), 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		both := &rule.Spec().Slots[0]
+		first, second := both.In(&layout.Tensor{}), both.In(&layout.Tensor{Group: 1})
+		if first.Name != "x" || first.Init != 0 || first.FromParams || first.Noise != 0 {
+			t.Errorf("%+v: the first rule's is %+v", sl, first)
+		}
+		if sl.By != nil && second != nil || sl.By == nil && (second.Name != sl.Name || second.Init != sl.Init || second.FromParams != sl.FromParams || second.Noise != sl.Noise) {
+			t.Errorf("%+v: the second rule's is %+v", sl, second)
+		}
+	}
+}
+
 // A base rate of 0 in the default group freezes it and says nothing about the
 // others.
 func TestGroupsRates(t *testing.T) {
 	sgd := newRule[float64](t, ruleVariant{name: "sgd"})
+	for i := range 100 { // equal base rates change no bit
+		lr := 0.3 / float64(i+1)
+		r := &groups[float64]{base: 0.3}
+		if got := r.rate(&groupPart[float64]{lr: 0.3}, lr); got != lr {
+			t.Errorf("rate %v became %v", lr, got)
+		}
+	}
 	for _, c := range []struct{ base, lr, want0, want1 float64 }{{0.5, 0.25, 0.25, 0.125}, {0, 0, 0, 0.25}, {0.5, 0, 0, 0}} {
 		rule, err := Groups([]GroupRule[float64]{{sgd, c.base}, {sgd, 0.25}})
 		if err != nil {
