@@ -100,22 +100,19 @@ func (o *Optimizer) assign(c *checker, tensors []layout.Tensor) []layout.Tensor 
 		c.matching(fmt.Sprintf("optimizer.no_decay[%d]", i), p, out, func(t *layout.Tensor) { t.NoDecay = true })
 	}
 	for i := range o.Groups {
-		matched, taken, first := 0, 0, 0
+		taken, earlier := 0, 0 // tensors of this group, and an earlier one's number
 		for j, p := range o.Groups[i].Match {
 			c.matching(fmt.Sprintf("optimizer.groups[%d].match[%d]", i, j), p, out, func(t *layout.Tensor) {
-				switch matched++; t.Group {
-				case 0:
+				if t.Group == 0 {
 					t.Group = i + 1
 					taken++
-				case i + 1:
-					taken++
-				default:
-					first = t.Group
+				} else {
+					earlier = t.Group
 				}
 			})
 		}
-		if matched > 0 && taken == 0 {
-			c.bad(fmt.Sprintf("optimizer.groups[%d].match", i), "all that it matches is in an earlier group (such as optimizer.groups[%d]), and the first match counts: move this group before it", first-1)
+		if taken == 0 && earlier > 0 {
+			c.bad(fmt.Sprintf("optimizer.groups[%d].match", i), "all that it matches is in an earlier group (such as optimizer.groups[%d]), and the first match counts: move this group before it", earlier-1)
 		}
 	}
 	return out
