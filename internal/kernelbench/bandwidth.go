@@ -98,12 +98,13 @@ func (w *Bandwidth) Close() error {
 	return w.cmd.Wait()
 }
 
-// CompileC compiles the loop into dir and returns the program and how it was
-// made; without a compiler, nothing.
+// CompileC compiles the loop into dir and returns the program and the command
+// that made it; without a compiler, nothing.
 func CompileC(ctx context.Context, dir string) (program, how string, err error) {
 	cc := "gcc"
 	if _, err := exec.LookPath(cc); err != nil {
-		if cc = "cc"; !found(cc) {
+		cc = "cc"
+		if _, err := exec.LookPath(cc); err != nil {
 			return "", "", nil
 		}
 	}
@@ -116,10 +117,8 @@ func CompileC(ctx context.Context, dir string) (program, how string, err error) 
 	if out, err := exec.CommandContext(ctx, cc, args...).CombinedOutput(); err != nil {
 		return "", "", fmt.Errorf("%s: %w\n%s", cc, err, out)
 	}
-	return program, cc + " -O3 -march=native -pthread", nil
+	return program, strings.Join(append([]string{cc}, args[:3]...), " "), nil
 }
-
-func found(program string) bool { _, err := exec.LookPath(program); return err == nil }
 
 // share is the part of n elements that thread i of several takes; it begins at
 // a page of memory if the whole does.

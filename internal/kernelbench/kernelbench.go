@@ -4,8 +4,8 @@
 // The measure is a loop a[i] += s·b[i], compiled from C where there is a
 // compiler, in a process of its own, or else the one of package vec. It moves
 // 12 bytes per element. Every figure is paired with passes of that loop made
-// just before and after, since the bandwidth of a shared machine changes from one second to the
-// next.
+// just before and after, since the bandwidth of a shared machine changes from
+// one second to the next.
 package kernelbench
 
 import (
