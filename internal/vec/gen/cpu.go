@@ -144,7 +144,7 @@ func function(name, signature string) {
 // within a page of 4 KiB; many short runs of many slices, as in a shard's
 // spans, gain a tenth.
 func prefetch(m Mem) {
-	const line, ahead = 64, 2048
+	const line, ahead = 64, 1024
 	if m.Disp%line == 0 {
 		m.Disp += ahead
 		asm.PREFETCHT0(m)

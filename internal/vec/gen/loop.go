@@ -141,7 +141,7 @@ func (l *loop) ld(slice string) reg.VecVirtual {
 		return v
 	}
 	m := l.mem(slice, 4)
-	if l.k.fused != "" && len(l.k.names()) > 3 { // plain SGD loses by it
+	if l.k.fused != "" {
 		prefetch(m)
 	}
 	asm.VMOVUPS(m, v)
