@@ -28,7 +28,7 @@ func writeCombine(w width, half bool) {
 	product := func(vector int, weight reg.VecVirtual) reg.VecVirtual {
 		v := w.vec()
 		m := Mem{Base: x, Index: src, Scale: uint8(size), Disp: vector * w.floats() * size}
-		prefetch(m)
+		prefetch(m, 2048)
 		if half {
 			asm.VPMOVZXWD(m, v)
 			asm.VPSLLD(U8(16), v, v)

@@ -139,12 +139,11 @@ func function(name, signature string) {
 	asm.Pragma("noescape")
 }
 
-// prefetch asks for the line of memory that will be loaded from a little after
-// m, once a line. The processor foresees loads in sequence by itself, but only
-// within a page of 4 KiB; many short runs of many slices, as in a shard's
-// spans, gain a tenth.
-func prefetch(m Mem) {
-	const line, ahead = 64, 1024
+// prefetch asks for the memory so many bytes after m, once for a line. The
+// processor foresees loads in sequence by itself, but only within a page of
+// 4 KiB; many short runs of many slices, as in a shard's spans, gain a tenth.
+func prefetch(m Mem, ahead int) {
+	const line = 64
 	if m.Disp%line == 0 {
 		m.Disp += ahead
 		asm.PREFETCHT0(m)

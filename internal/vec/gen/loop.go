@@ -142,7 +142,7 @@ func (l *loop) ld(slice string) reg.VecVirtual {
 	}
 	m := l.mem(slice, 4)
 	if l.k.fused != "" {
-		prefetch(m)
+		prefetch(m, 1024)
 	}
 	asm.VMOVUPS(m, v)
 	return v
