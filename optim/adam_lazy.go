@@ -22,7 +22,7 @@ func init() {
 //	w ← w − (lr·√c₂/c₁) · m / (√v + ε)
 //
 // All other elements keep w, m and v: their moments do not decay. t counts the
-// steps of the table and not those of an element. Epsilon is added before the
+// updates of the job and not those of an element. Epsilon is added before the
 // correction of v. There is no weight decay. An element that is named with a
 // zero gradient counts as any other.
 //

@@ -30,8 +30,9 @@ func init() {
 // everywhere. t counts from 1, as in the authors' PyTorch version; their Keras
 // version counts from 0. Pass 0 finds M.
 //
-// Out may be W; other overlaps are not allowed. A NaN or Inf in g makes NaN of
-// all of the tensor's w and v. Apply does not allocate.
+// Out may be W; other overlaps are not allowed. A NaN in g makes NaN of all of
+// the tensor's w and v. An Inf does so where g is 0 or not finite; for all other
+// elements ζ is then 0. Apply does not allocate.
 //
 // Bahrami and Pouriyan Zadeh, "Gravity Optimizer: a Kinematic Approach on
 // Optimization in Deep Learning", 2021, Algorithm 1, arXiv:2101.09192.

@@ -35,10 +35,12 @@ func init() {
 //	w ← w·(1 − lr·λ) − lr·O
 //
 // Matrices are tensors of two dimensions, and of four (kernels of convolutions),
-// whose rows are then all dimensions but the first. All else takes the step of
-// AdamW with the hyper-parameters that begin with aux, at the rate
-// aux_lr·(lrₜ/lr), where lrₜ is the schedule's value. Who wants AdamW for some of
-// the matrices, such as the last layer, gives them a parameter group.
+// of which all dimensions but the first make up a row. For those the reference
+// takes height and width of the kernel for rows and columns in the factor of O,
+// this the matrix. All else takes the step of AdamW with the hyper-parameters that
+// begin with aux, at the rate aux_lr·(lrₜ/lr), where lrₜ is the schedule's value.
+// Who wants AdamW for some of the matrices, such as the last layer, gives them a
+// parameter group.
 //
 // O depends on the whole matrix. So pass 0 gathers G of the matrices, and before
 // pass 1 every shard that holds a part of one computes O, all of it, for itself:

@@ -40,9 +40,9 @@ func init() {
 // so far. The draws are keyed by seed and step, or epoch, and are the same on all
 // shards. Pass 0 adds up the square of the norm; pass 1 computes Δ again.
 //
-// Out may be W; other overlaps are not allowed. A NaN or Inf in g makes NaN of all
-// parameters, unless the epoch ends with this step, which then has no effect.
-// Apply does not allocate.
+// Out may be W; other overlaps are not allowed. A NaN in g makes NaN of all
+// parameters, unless the epoch ends with this step, which then has no effect. An
+// Inf is projected to Δ = 0, as at the end of an epoch. Apply does not allocate.
 //
 // Cutkosky, Mehta and Orabona, "Optimal Stochastic Non-smooth Non-convex
 // Optimization through Online-to-Non-convex Conversion", ICML 2023, Algorithm 1

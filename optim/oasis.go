@@ -40,8 +40,8 @@ func init() {
 // Otherwise pass 0 adds up the two sums and pass 1 computes D again.
 //
 // Out may be W; other overlaps are not allowed. A NaN in g or h reaches the same
-// element of w (and D), and, if adaptive, all parameters at the next step.
-// Apply does not allocate.
+// element of w (and D), and, if adaptive, all parameters: at once from t = 2 on,
+// one in the first step with the second. Apply does not allocate.
 //
 // Jahani, Rusakov, Shi, Richtárik, Mahoney and Takáč, "Doubly Adaptive Scaled
 // Algorithm for Machine Learning Using Second-Order Information", ICLR 2022,

@@ -33,7 +33,8 @@ func init() {
 // q is the gradient with labels sampled from the model; steps 1, 1+k, 1+2k, …
 // carry it, with k = hessian_interval. As in the reference and unlike the paper,
 // h is brought up to date after the step, so that at the first step, where h
-// is 0, every element moves by lr. Tensors marked NoDecay have λ = 0.
+// is 0, every element with a gradient moves by lr. Tensors marked NoDecay have
+// λ = 0.
 //
 // Out may be W; other overlaps are not allowed. A NaN in g reaches the same
 // element of w and m and no other, one in q reaches h and, at the next step, w.
