@@ -31,6 +31,7 @@ type Pipeline struct {
 	// Broadcast: new parameters go to all workers unasked. Large models are
 	// pulled instead, chunk by chunk with credit (C14).
 	Broadcast bool
+	Sparse    bool  // contributions may name runs of parameters
 	Window    int   // chunks of one rank and step in flight to one shard
 	Staged    int64 // bytes of contributions one server may have to hold
 }
@@ -80,6 +81,8 @@ func Compile(r *Record) (*Pipeline, error) {
 		return nil, fmt.Errorf("%w: %d shards and %d owners", ErrRecord, p.Shards, len(r.Owners))
 	}
 	p.Mode = s.mode(p.Rule.Spec(), p.Agg.Spec(p.Ranks))
+	// The workers of built-in models name all parameters, but for the sparse one.
+	p.Sparse = p.Rule.Spec().Runs && s.Encoding != BF16 && (s.Model.Kind == "tensors" || s.Model.Kind == "sparse")
 	p.Broadcast = p.Mode != shard.Async && int64(p.Layout.P)*bytesF32 <= maxBroadcast
 	p.Window = p.window()
 	if p.Staged = p.staged(); p.Staged > int64(s.MemoryBudget) {
@@ -122,6 +125,15 @@ func (p *Pipeline) chunkBytes() int64 {
 	return int64(p.Layout.ChunkLen) * size * int64(len(p.Rule.Spec().AllRoles()))
 }
 
+// stagedBytes is the most memory that a full chunk takes, in all roles, while
+// it is staged: runs of single parameters take more than all numbers do.
+func (p *Pipeline) stagedBytes() int64 {
+	if p.Sparse {
+		return int64(p.Layout.ChunkLen) * shard.RowsBytes
+	}
+	return p.chunkBytes()
+}
+
 // window is the job's, or as many chunks as keep what is in flight to a server
 // below inFlight.
 func (p *Pipeline) window() int {
@@ -145,7 +157,7 @@ func (p *Pipeline) stagedChunks() int {
 // staged bounds the bytes of contributions that one server holds at a time.
 func (p *Pipeline) staged() int64 {
 	n := int64(1)
-	for _, f := range []int64{int64(p.Ranks), p.depth(), int64(p.perServer()), int64(p.stagedChunks()), p.chunkBytes()} {
+	for _, f := range []int64{int64(p.Ranks), p.depth(), int64(p.perServer()), int64(p.stagedChunks()), p.stagedBytes()} {
 		if n > math.MaxInt64/f {
 			return math.MaxInt64 // beyond every budget
 		}
@@ -156,7 +168,7 @@ func (p *Pipeline) staged() int64 {
 
 func (p *Pipeline) overBudget() string {
 	return fmt.Sprintf("%d ranks × %d steps × %d shards per server × %d chunks × %v = %v of contributions on one server exceed the budget of %v: use more servers, fewer ranks or a larger budget",
-		p.Ranks, max(p.Spec.Staleness, 0)+1, p.perServer(), p.stagedChunks(), Bytes(p.chunkBytes()), Bytes(p.Staged), p.Spec.MemoryBudget)
+		p.Ranks, max(p.Spec.Staleness, 0)+1, p.perServer(), p.stagedChunks(), Bytes(p.stagedBytes()), Bytes(p.Staged), p.Spec.MemoryBudget)
 }
 
 // ShardConfig is what shard k is made for; the driver adds epoch and clock.
@@ -165,7 +177,7 @@ func (p *Pipeline) ShardConfig(k int) shard.Config {
 	return shard.Config{
 		Job: s.Name, ID: k, Shards: p.Shards, Layout: p.Layout, Chunks: p.Layout.Shards(p.Shards)[k],
 		Rule: p.Rule, Agg: p.Agg, LR: p.LR, Ranks: p.Ranks, Staleness: s.Staleness, Mode: p.Mode,
-		Steps: p.Steps, CutEvery: s.Checkpoint.Every * p.Phases, EvalEvery: s.Eval.Every * p.Phases, Half: s.Encoding == BF16, RankState: s.RankState, Window: p.Window,
+		Steps: p.Steps, CutEvery: s.Checkpoint.Every * p.Phases, EvalEvery: s.Eval.Every * p.Phases, Half: s.Encoding == BF16, Dense: !p.Sparse, RankState: s.RankState, Window: p.Window,
 		Broadcast: p.Broadcast, Seed: s.Seed, NullBad: s.OnBad == "null",
 	}
 }

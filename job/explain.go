@@ -124,7 +124,7 @@ func (p *Pipeline) pushed() string {
 	if spec.Eval != "" {
 		lines = append(lines, "evaluated and exported: the slot "+spec.Eval+" in place of the parameters")
 	}
-	if spec.Runs {
+	if p.Sparse {
 		lines = append(lines, "row-sparse contributions are taken: what no rank names keeps parameters and state")
 	}
 	return strings.Join(lines, "\n")

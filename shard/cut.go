@@ -184,7 +184,7 @@ func (s *Shard) CutLoaded(id ledger.CutID, parts []layout.Section, now time.Dura
 	if err := s.restore(id, parts); err != nil {
 		return s.CutFailed(id, true, err)
 	}
-	s.phase = running
+	s.run()
 	s.dirty = true
 	return s.outs
 }
@@ -235,6 +235,9 @@ func (s *Shard) restore(id ledger.CutID, parts []layout.Section) error {
 	if s.cfg.Mode != Async {
 		s.setVersion(id.Step)
 		s.restoreOlder(id.Step, parts)
+		if h := uint64(s.spec.History()); id.Step >= h && s.floor > id.Step-h {
+			return fmt.Errorf("section \"params-%d\" is not whole: the rule %s wants gradients there", id.Step-s.floor+1, s.spec.Name)
+		}
 	}
 	return nil
 }

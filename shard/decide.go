@@ -75,14 +75,22 @@ func (s *Shard) begin() {
 	}
 	s.initState()
 	s.setVersion(0)
+	s.run()
+}
+
+// run lets a shard go on whose state is whole.
+func (s *Shard) run() {
 	s.phase = running
+	for i := range s.chunks {
+		s.keepEval(i)
+	}
 }
 
 // reset drops everything that belonged to an earlier timeline.
 func (s *Shard) reset() {
 	for i := range s.chunks {
 		c := &s.chunks[i]
-		c.parked, c.counted, c.first = nil, 0, 0
+		c.parked, c.evals, c.counted, c.first = nil, nil, 0, 0
 		for d := range c.staged {
 			for j := range c.staged[d] {
 				c.staged[d][j].drop()

@@ -17,15 +17,26 @@ type evalCopy struct {
 // workers evaluate: slots hold their newest value only, while training goes on.
 func (s *Shard) keepEval(ci int) {
 	v := s.chunks[ci].version
-	if s.eval < 0 || s.cfg.EvalEvery == 0 || v%s.cfg.EvalEvery != 0 {
+	if s.eval < 0 || s.cfg.Mode == Async || s.cfg.EvalEvery == 0 || v%s.cfg.EvalEvery != 0 {
 		return
 	}
-	e := &s.chunks[ci].evals[v/s.cfg.EvalEvery%2]
+	c := &s.chunks[ci]
+	if c.evals == nil {
+		c.evals = make([]evalCopy, EvalCopies(s.cfg.Staleness, s.cfg.EvalEvery))
+	}
+	e := &c.evals[v/s.cfg.EvalEvery%uint64(len(c.evals))]
 	e.version, e.data = v, s.evalPoint(e.data[:0], ci, v)
 }
 
+// EvalCopies is how many copies of the point of evaluation a shard keeps. Whoever
+// evaluates version v owes a contribution to step v + staleness at most, so that
+// nobody is further than that; one more gives the last evaluation time.
+func EvalCopies(staleness int, every uint64) int {
+	return int(uint64(max(staleness, 0))/every) + 2
+}
+
 // pullEval answers with the point of evaluation of chunk ci at version v, which
-// is the newest or one of the last two that were kept.
+// is the newest or one of those that were kept.
 func (s *Shard) pullEval(m *wire.Message, ci int, v, newest uint64) {
 	var x []float32
 	switch {
@@ -36,7 +47,7 @@ func (s *Shard) pullEval(m *wire.Message, ci int, v, newest uint64) {
 		x = s.evalPoint(nil, ci, v)
 	default:
 		c := &s.chunks[ci]
-		i := slices.IndexFunc(c.evals[:], func(e evalCopy) bool { return e.version == v && len(e.data) > 0 })
+		i := slices.IndexFunc(c.evals, func(e evalCopy) bool { return e.version == v && len(e.data) > 0 })
 		if i < 0 {
 			s.refuse(m, wire.ErrGone, "")
 			return

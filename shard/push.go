@@ -163,7 +163,7 @@ func (s *Shard) admit(m *wire.Message) (wire.Code, string) {
 // admitNumbers checks the numbers of a push.
 func (s *Shard) admitNumbers(m *wire.Message) (wire.Code, string) {
 	switch {
-	case m.Encoding == wire.BF16 && s.cfg.Half, m.Encoding == wire.F32 && !s.cfg.Half, m.Encoding == wire.Rows && s.spec.Runs && !s.cfg.Half:
+	case m.Encoding == wire.BF16 && s.cfg.Half, m.Encoding == wire.F32 && !s.cfg.Half, m.Encoding == wire.Rows && s.spec.Runs && !s.cfg.Half && !s.cfg.Dense:
 	default:
 		return wire.ErrBadEncoding, fmt.Sprintf("encoding %d is not the job's", m.Encoding)
 	}
@@ -189,8 +189,8 @@ func (s *Shard) admitNumbers(m *wire.Message) (wire.Code, string) {
 		}
 		if i = wire.FirstNonFinite(vals); i >= 0 {
 			for _, r := range runs {
-				if i >= r.at && i < r.at+r.hi-r.lo {
-					i = r.lo + i - r.at
+				if lo, hi, at := int(r.lo), int(r.hi), int(r.at); i < at+hi-lo {
+					i += lo - at
 					break
 				}
 			}

@@ -2,14 +2,22 @@ package shard
 
 import (
 	"slices"
+	"unsafe"
 
 	"tributary/comm/wire"
+	"tributary/layout"
 	"tributary/optim"
 )
 
 // run is a run of parameters of a chunk that a row-sparse contribution names;
-// at is the index of its first value.
-type run struct{ lo, hi, at int }
+// at is the index of its first value. It is small because runs stay while their
+// contribution is staged.
+type run struct{ lo, hi, at uint32 }
+
+// RowsBytes is the most memory that a parameter takes in a staged row-sparse
+// contribution: every second one is a run of its own, with 4 bytes of number and
+// 8 of run in the tail and a [run] beside it.
+const RowsBytes = (4 + 8 + int64(unsafe.Sizeof(run{}))) / 2
 
 // viewRuns reads the tail of a row-sparse push to a chunk of n parameters.
 func viewRuns(m *wire.Message, n int) ([]run, []float32, error) {
@@ -17,10 +25,10 @@ func viewRuns(m *wire.Message, n int) ([]run, []float32, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	runs, at := make([]run, len(rs)), 0
+	runs, at := make([]run, len(rs)), uint32(0)
 	for i, r := range rs {
-		runs[i] = run{r.Lo, r.Hi, at}
-		at += r.Hi - r.Lo
+		runs[i] = run{uint32(r.Lo), uint32(r.Hi), at}
+		at += uint32(r.Hi - r.Lo)
 	}
 	return runs, viewFloat32(values), nil
 }
@@ -31,19 +39,19 @@ func (e *entry) values(lo, hi int) []float32 {
 	if e.msg.Encoding != wire.Rows {
 		return e.vals[lo:hi]
 	}
-	i, _ := slices.BinarySearchFunc(e.runs, lo, func(r run, lo int) int { return r.hi - lo - 1 })
-	if i == len(e.runs) || e.runs[i].lo > lo {
+	i, _ := slices.BinarySearchFunc(e.runs, lo, func(r run, lo int) int { return int(r.hi) - lo - 1 })
+	if i == len(e.runs) || int(e.runs[i].lo) > lo {
 		return nil
 	}
-	r := e.runs[i]
-	return e.vals[r.at+lo-r.lo : r.at+hi-r.lo]
+	first := int(e.runs[i].lo) - int(e.runs[i].at)
+	return e.vals[lo-first : hi-first]
 }
 
 // parts are the stretches, in global parameters, into which the borders of all
 // ranks' runs cut a chunk, without those that no rank names. Of each stretch a
 // rank names all or nothing.
 type parts struct {
-	list []run
+	list []layout.Range
 	cuts []int
 }
 
@@ -66,7 +74,7 @@ func (s *Shard) parts(ci int, t uint64) *parts {
 			continue
 		}
 		for _, r := range e.runs {
-			p.cuts = append(p.cuts, r.lo, r.hi)
+			p.cuts = append(p.cuts, int(r.lo), int(r.hi))
 		}
 	}
 	if len(p.cuts) == 0 && (dense || !s.anyRuns(c, t)) {
@@ -79,7 +87,7 @@ func (s *Shard) parts(ci int, t uint64) *parts {
 	p.cuts = slices.Compact(p.cuts)
 	for i := 1; i < len(p.cuts); i++ {
 		if lo, hi := p.cuts[i-1], p.cuts[i]; dense || s.named(c, t, lo, hi) {
-			p.list = append(p.list, run{lo: cr.Lo + lo, hi: cr.Lo + hi})
+			p.list = append(p.list, layout.Range{Lo: cr.Lo + lo, Hi: cr.Lo + hi})
 		}
 	}
 	return p
@@ -108,11 +116,11 @@ func (s *Shard) named(c *chunk, t uint64, lo, hi int) bool {
 // next is the first stretch from lo on, cut to at most a span: empty and behind
 // end if there is none before it.
 func (p *parts) next(lo, end int) (int, int) {
-	i, _ := slices.BinarySearchFunc(p.list, lo, func(r run, lo int) int { return r.hi - lo - 1 })
+	i, _ := slices.BinarySearchFunc(p.list, lo, func(r layout.Range, lo int) int { return r.Hi - lo - 1 })
 	if i == len(p.list) {
 		return end, end
 	}
 	r := p.list[i]
-	lo = max(lo, r.lo)
-	return lo, min(lo+optim.SpanLen, r.hi, end)
+	lo = max(lo, r.Lo)
+	return lo, min(lo+optim.SpanLen, r.Hi, end)
 }

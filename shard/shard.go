@@ -59,6 +59,7 @@ type Config struct {
 	CutEvery  uint64 // a cut every so many steps; 0: only at the end
 	EvalEvery uint64 // the point of evaluation stays readable at every such step; 0: only at the newest
 	Half      bool   // contributions travel as bfloat16
+	Dense     bool   // contributions name all parameters, whatever the rule takes
 	RankState bool   // cuts contain an opaque state of every rank
 	Window    int    // chunks of one rank and step that may be in flight to this shard
 	Broadcast bool   // publish new parameters to all workers unasked
@@ -157,7 +158,7 @@ type chunk struct {
 	version uint64
 	staged  [][]entry // [step % depth][rank*roles+role]
 	parked  []parked
-	evals   [2]evalCopy   // the point of evaluation at the last two steps where it must stay readable
+	evals   []evalCopy    // the point of evaluation at the last steps where it must stay readable
 	first   time.Duration // when the first contribution to the next step came; 0: none has
 	counted int           // used by a planted fault only
 }
