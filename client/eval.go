@@ -44,8 +44,13 @@ func (s *Session) Evaluate(v uint64, now time.Duration) []Out {
 }
 
 // Evaluated hands out what Evaluate asked for, once. The error is wire.ErrGone
-// when training has gone on too far for the version to be still held.
+// when training has gone on too far for the version to be still held, or the job
+// was rewound and the application has not heard of it yet: the version that work
+// was handed out for may never come again.
 func (s *Session) Evaluated(v uint64) (params []float32, ok bool, err error) {
+	if s.rewound {
+		return nil, true, wire.ErrGone
+	}
 	e := &s.eval
 	if !e.used || e.v != v || e.left > 0 && e.err == nil {
 		return nil, false, nil
@@ -106,8 +111,9 @@ func (s *Session) evalRefused(m *wire.Message) {
 // EvalParams fetches the parameters to evaluate and to serve at the version that
 // work was handed out for. Most rules train them: then they are work.Params.
 // For the others it asks the shards; the error is wire.ErrGone when training has
-// gone on too far, which cannot happen while the caller owes a contribution to
-// work.Step and the job evaluates at that step (`eval.every`).
+// gone on too far, or the job was rewound, which Pull is about to say. The former
+// cannot happen while the caller owes a contribution to work.Step and the job
+// evaluates at work.Version (`eval.every`).
 func (w *Worker) EvalParams(ctx context.Context, work *Work) ([]float32, error) {
 	plan := w.Plan()
 	if plan.Rule.Eval == "" {

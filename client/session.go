@@ -384,9 +384,9 @@ func (s *Session) notFinite(c *Contribution) string {
 // travels, or −1.
 func firstNonFinite(x []float32, runs []layout.Range, half bool) int {
 	if half { // the largest numbers round to infinity
-		var h [1]uint16
+		const infinite = 0x7f7f8000 // the least that does: a tie, and the last bit of the largest is 1
 		for i, v := range x {
-			if wire.ToHalf(h[:], x[i:i+1]); v != v || wire.FirstNonFiniteHalf(h[:]) == 0 {
+			if math.Float32bits(v)&math.MaxInt32 >= infinite {
 				return i
 			}
 		}
@@ -531,9 +531,17 @@ func (s *Session) Err() error {
 	case s.led.Halted:
 		return fmt.Errorf("%w: %s", ErrHalted, s.led.Reason)
 	case s.led.Stopped && s.led.Newest().Step == s.led.StopAt && len(s.flight) == 0:
-		return fmt.Errorf("%w at step %d: %s", ErrStopped, s.led.StopAt, s.led.Reason)
+		return fmt.Errorf("%w at step %d: %s", ErrStopped, s.made(s.led.StopAt), s.led.Reason)
 	}
 	return nil
+}
+
+// made is how many updates version v has.
+func (s *Session) made(v uint64) uint64 {
+	if s.plan == nil {
+		return v
+	}
+	return v / uint64(len(s.plan.Rule.Phases))
 }
 
 // Acknowledged says whether everything pushed is acknowledged at the job's

@@ -901,3 +901,116 @@ func TestRankBehindGoesFirst(t *testing.T) {
 func ruleOf(roles ...optim.Role) *optim.Spec {
 	return &optim.Spec{Name: "test", Phases: []optim.Phase{{Needs: roles, Passes: []optim.Pass{{}}}}}
 }
+
+// evaluating is a worker that asks for the point of evaluation at version 1.
+func evaluating(t *testing.T) *script {
+	t.Helper()
+	x := newScript(t, func(p *Plan) { p.Rule = &optim.Spec{Name: "other", Eval: "x", Phases: p.Rule.Phases} }).member(0)
+	x.here(1)
+	x.give(1, all()...)
+	x.take()
+	x.said(wire.Pull)
+	x.evaluate(1)
+	return x
+}
+
+func (x *script) evaluate(v uint64) { x.out = append(x.out, x.s.Evaluate(v, x.now)...) }
+
+func (x *script) point(v uint64, chunks ...uint32) {
+	x.t.Helper()
+	for _, c := range chunks {
+		tail := wire.Bytes32([]float32{100 + float32(v), float32(c), 0, 0})
+		x.fromShard(x.shardOf(c), wire.Header{Kind: wire.Params, Chunk: c, Step: v, Count: 4, CRC: wire.Checksum(tail), Point: optim.Eval}, tail)
+	}
+}
+
+// The point of evaluation is pulled with a window of its own, again when it is
+// lost, and disturbs nothing of the training.
+func TestEvaluate(t *testing.T) {
+	x := evaluating(t)
+	if got := chunksOf(x.said(wire.Pull)); !slices.Equal(got, []uint32{0, 1, 4, 5, 8, 9}) {
+		t.Fatalf("asked for %v, want a window of each shard", got)
+	}
+	x.evaluate(1)
+	if got := x.said(wire.Pull); len(got) != 0 {
+		t.Errorf("asked twice: %v", got)
+	}
+	x.point(1, 0, 4, 8)
+	x.point(2, 1) // not asked for
+	x.give(1, 1)  // another point
+	if got := chunksOf(x.said(wire.Pull)); !slices.Equal(got, []uint32{2, 6, 10}) {
+		t.Errorf("goes on with %v", got)
+	}
+	if _, ok, _ := x.s.Evaluated(1); ok {
+		t.Error("handed out in part")
+	}
+	for _, h := range []wire.Header{{Code: wire.ErrBusy}, {Code: wire.ErrAhead}, {Code: wire.ErrHalted}, {Code: wire.ErrStaleEpoch}} {
+		h.Kind, h.Step, h.Chunk, h.Point = wire.Ack, 1, 1, optim.Eval
+		x.fromShard(0, h, nil)
+	}
+	x.tick(2 * retry)
+	if got := chunksOf(x.said(wire.Pull)); !slices.Equal(got, []uint32{1, 2, 5, 6, 9, 10}) {
+		t.Errorf("asked again for %v", got)
+	}
+	x.point(1, all()...)
+	if _, ok, _ := x.s.Evaluated(2); ok {
+		t.Error("another version handed out")
+	}
+	got, ok, err := x.s.Evaluated(1)
+	if !ok || err != nil || got[4] != 101 || got[5] != 1 || got[47] != 0 {
+		t.Errorf("got %v, %v, %v", got, ok, err)
+	}
+	if _, ok, _ := x.s.Evaluated(1); ok {
+		t.Error("handed out twice")
+	}
+	x.push(0, 1)
+	if w := x.s.held(1); w == nil || w.data[0] != 1 {
+		t.Error("the parameters were disturbed")
+	}
+}
+
+// Who evaluates does not wait for a version that is gone, or that a rewound job
+// may never reach again.
+func TestEvaluateGone(t *testing.T) {
+	x := evaluating(t)
+	x.fromShard(0, wire.Header{Kind: wire.Ack, Step: 2, Point: optim.Eval, Code: wire.ErrGone}, nil)
+	if _, ok, _ := x.s.Evaluated(1); ok {
+		t.Error("gave up for another version's sake")
+	}
+	x.fromShard(0, wire.Header{Kind: wire.Ack, Step: 1, Point: optim.Eval, Code: wire.ErrGone}, nil)
+	if _, ok, err := x.s.Evaluated(1); !ok || !errors.Is(err, wire.ErrGone) {
+		t.Errorf("gone: %v, %v", ok, err)
+	}
+	if !x.s.ranks[0].known {
+		t.Error("the worker lost its place")
+	}
+	x = evaluating(t)
+	x.point(1, 0, 1, 2)
+	x.decide(ledger.Decision{Kind: ledger.Begin, Timeline: 2, CutTimeline: 0, Step: 0, Epochs: []uint64{10, 11, 12}})
+	x.evaluate(1)
+	if _, ok, err := x.s.Evaluated(1); !ok || !errors.Is(err, wire.ErrGone) {
+		t.Errorf("after a rewind: %v, %v", ok, err)
+	}
+	if _, ok := x.s.Rewound(); !ok {
+		t.Error("the rewind is forgotten")
+	}
+	if _, ok, _ := x.s.Evaluated(1); ok {
+		t.Error("handed out again")
+	}
+}
+
+// What overflows bfloat16 is found before it travels, whatever its sign.
+func TestHalfOverflow(t *testing.T) {
+	least := math.Float32frombits(0x7f7f8000)
+	for _, v := range []float32{least, -least, math.MaxFloat32, float32(math.Inf(-1)), float32(math.NaN())} {
+		if i := firstNonFinite([]float32{1, v}, nil, true); i != 1 {
+			t.Errorf("%v: %d", v, i)
+		}
+	}
+	for _, v := range []float32{0, 1, math.Nextafter32(least, 0), -math.Nextafter32(least, 0), math.SmallestNonzeroFloat32} {
+		var h [1]uint16
+		if wire.ToHalf(h[:], []float32{v}); firstNonFinite([]float32{v}, nil, true) >= 0 || wire.FirstNonFiniteHalf(h[:]) >= 0 {
+			t.Errorf("%v is refused", v)
+		}
+	}
+}

@@ -89,6 +89,9 @@ type trainer struct {
 	w    *client.Worker
 	calc *calculator
 	res  Result
+	// evaluated is the newest update after which the model was evaluated: several
+	// steps may be computed on one version.
+	evaluated uint64
 }
 
 func newTrainer(w *client.Worker, rec *job.Record, o Options) (*trainer, error) {
@@ -145,10 +148,14 @@ func (t *trainer) pull(ctx context.Context) (client.Work, error) {
 // worker that serves rank 0 does it for all.
 func (t *trainer) evaluate(ctx context.Context, work *client.Work) {
 	task, made := t.calc.task, work.Update-1
+	if t.calc.plan.Staleness > 0 { // the parameters have fewer updates
+		made = work.Version
+	}
 	every := task.Spec.Eval.Every
-	if every == 0 || work.Ranks[0] != 0 || made == 0 || made%every != 0 || work.Phase != 0 {
+	if every == 0 || work.Ranks[0] != 0 || made == 0 || made%every != 0 || work.Phase != 0 || made == t.evaluated {
 		return
 	}
+	t.evaluated = made
 	params, err := t.w.EvalParams(ctx, work)
 	if err != nil {
 		t.opts.Logger.Warn("not evaluated", "step", made, "err", err)
