@@ -43,8 +43,9 @@ func init() {
 // parameter group.
 //
 // O depends on the whole matrix. So pass 0 gathers G of the matrices, and before
-// pass 1 every shard that holds a part of one computes O, all of it, for itself:
-// it costs time and memory but no further message, and gives the same bits on all.
+// pass 1 every process that holds a part of one computes O, all of it, for itself
+// ([factors]): it costs time and memory but no further message, and gives the same
+// bits on all.
 // The reference iterates in bfloat16, this in the precision of T. Tensors marked
 // NoDecay have λ = 0. Of a matrix slot m is u, and v is missing.
 //
@@ -60,6 +61,7 @@ type muon[T Float] struct {
 	auxLR            float64
 	aux              adamHyper
 	spec             Spec
+	factors          factors[T]
 }
 
 // muonV is the second moment of tensors that are no matrices.
@@ -103,8 +105,8 @@ func (r *muon[T]) Prepare(_ int, k *Step) {
 
 // muonWork is what a tensor keeps between the passes and from step to step.
 type muonWork[T Float] struct {
-	newtonSchulz newtonSchulz[T]
-	direction    []T // orthogonal factor, in newtonSchulz's memory
+	factor    *factor[T]
+	direction []T // orthogonal factor of the step
 }
 
 // PrepareTensor implements [TensorPreparer].
@@ -114,12 +116,12 @@ func (r *muon[T]) PrepareTensor(pass int, _ *Step, ts *TensorState) {
 	}
 	work, ok := ts.Work.(*muonWork[T])
 	if !ok {
-		work = new(muonWork[T])
+		work = &muonWork[T]{factor: r.factors.tensor(ts.Info.Name), direction: make([]T, ts.Info.Len)}
 		ts.Work = work
 	}
 	cols := ts.Info.RowLen()
 	rows := ts.Info.Len / cols
-	work.direction = work.newtonSchulz.run(ts.Reduced[0][0], rows, cols)
+	work.factor.copy(work.direction, ts.Reduced[0][0], rows, cols)
 	ts.Coef = append(ts.Coef[:0], math.Sqrt(max(1, float64(rows)/float64(cols))))
 }
 
