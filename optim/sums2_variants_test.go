@@ -95,10 +95,18 @@ func slowNewtonSchulz(g []float64, rows, cols int) []float64 {
 func TestNewtonSchulz(t *testing.T) {
 	var ns64 newtonSchulz[float64]
 	var ns32 newtonSchulz[float32]
-	for _, shape := range [][2]int{{3, 5}, {newtonCols + 3, newtonCols + 40}, {40, 7}, {1, 300}, {300, 1}, {newtonCols + 2, newtonCols}, {1, 1}} {
+	for _, shape := range [][2]int{{3, 5}, {newtonCols + 3, newtonCols + 5}, {40, 7}, {1, 300}, {300, 1}, {newtonCols + 2, 20}, {1, 1}} {
 		rows, cols := shape[0], shape[1]
 		g := wave(rows*cols, float64(rows))
 		want := slowNewtonSchulz(g, rows, cols)
+		if min(rows, cols) > newtonCols { // in one precision: the race detector is slow
+			for i, x := range ns32.run(g, rows, cols) {
+				if !(math.Abs(float64(x)-want[i]) <= 1e-4) {
+					t.Fatalf("%v: float32: element %d is %v, want %v", shape, i, x, want[i])
+				}
+			}
+			continue
+		}
 		for i, x := range ns64.run(g, rows, cols) {
 			if !(math.Abs(x-want[i]) <= 1e-10) {
 				t.Fatalf("%v: element %d is %v, want %v", shape, i, x, want[i])
