@@ -62,7 +62,7 @@ func (c *checker) bad(path, format string, args ...any) {
 
 func (c *checker) word(path, x string, known []string) {
 	if !slices.Contains(known, x) {
-		c.bad(path, "%q is none of %s: %s", x, strings.Join(known, ", "), optim.Suggest(x, known))
+		c.bad(path, "%s", optim.NoneOf(x, known))
 	}
 }
 
@@ -119,21 +119,12 @@ func (s *Spec) check(c *checker) {
 	if s.Pinned && s.Staleness <= 0 {
 		c.bad("pinned", "needs a staleness above 0")
 	}
-	if rule != nil && s.Staleness < 0 && rule.Spec().Reductions() > 0 {
-		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", rule.Spec().Name)
-	}
-	if rule != nil && s.Staleness != 0 && len(rule.Spec().Phases) > 1 {
-		c.bad("staleness", "got %d, but %s pushes twice per update, at points that follow from each other: want 0", s.Staleness, rule.Spec().Name)
-	}
-	if rule != nil && s.Staleness != 0 && rule.Spec().History() > 0 {
-		c.bad("staleness", "got %d, but %s compares gradients at two neighbouring versions: want 0", s.Staleness, rule.Spec().Name)
+	if rule != nil && s.Staleness != 0 {
+		s.checkStale(c, rule.Spec())
 	}
 	c.word("on_loss", string(s.OnLoss), onLosses)
 	if rule != nil && rule.Spec().Reductions() > 0 && (s.OnLoss == Shrink || !s.Recompute) {
 		c.bad("optimizer.rule", "%s needs sums over all shards, which close a step with all its ranks: it does not go with on_loss: shrink or recompute: false", rule.Spec().Name)
-	}
-	if rule != nil && rule.Spec().Reductions() > 0 && s.unpinned() {
-		c.bad("pinned", "%s needs sums over all shards, which close a step with all its ranks: with a staleness it needs pinned: true", rule.Spec().Name)
 	}
 	if s.Staleness < 0 && s.OnLoss == Shrink {
 		c.bad("on_loss", "shrink has no meaning without steps (staleness: -1)")
@@ -166,22 +157,23 @@ func (s *Spec) check(c *checker) {
 	}
 }
 
+// checkStale says why a rule does not go with the staleness, one reason at most.
+func (s *Spec) checkStale(c *checker, r *optim.Spec) {
+	switch {
+	case len(r.Phases) > 1:
+		c.bad("staleness", "got %d, but %s pushes twice per update, at points that follow from each other: want 0", s.Staleness, r.Name)
+	case r.History() > 0:
+		c.bad("staleness", "got %d, but %s compares gradients at two neighbouring versions: want 0", s.Staleness, r.Name)
+	case r.Reductions() > 0 && s.Staleness < 0:
+		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", r.Name)
+	case r.Reductions() > 0 && s.unpinned():
+		c.bad("pinned", "%s needs sums over all shards, which close a step with all its ranks: with a staleness it needs pinned: true", r.Name)
+	}
+}
+
 func (s *Spec) checkModel(c *checker) {
 	m := &s.Model
-	c.word("model.kind", m.Kind, modelKinds)
-	list := func(path string, xs []int, kinds ...string) {
-		if len(xs) > 0 && slices.Contains(modelKinds, m.Kind) && !slices.Contains(kinds, m.Kind) {
-			c.bad(path, "has no meaning for kind %s", m.Kind)
-		}
-		if len(xs) > maxLayers {
-			c.bad(path, "%d layers, want %d at most", len(xs), maxLayers)
-		}
-		for i, x := range xs {
-			c.between(fmt.Sprintf("%s[%d]", path, i), x, 1, maxWidth)
-		}
-	}
-	list("model.hidden", m.Hidden, "mlp", "cnn")
-	list("model.channels", m.Channels, "cnn")
+	c.layers("model", m.Kind, m.Hidden, m.Channels, modelKinds)
 	switch {
 	case m.Kind == "tensors":
 		if _, err := layout.New(m.Tensors, 0); err != nil {
@@ -190,6 +182,24 @@ func (s *Spec) checkModel(c *checker) {
 	case len(m.Tensors) > 0 && slices.Contains(modelKinds, m.Kind):
 		c.bad("model.tensors", "has no meaning for kind %s", m.Kind)
 	}
+}
+
+// layers checks the kind of a network with its layers.
+func (c *checker) layers(path, kind string, hidden, channels []int, kinds []string) {
+	c.word(path+".kind", kind, kinds)
+	list := func(path string, xs []int, with ...string) {
+		if len(xs) > 0 && slices.Contains(kinds, kind) && !slices.Contains(with, kind) {
+			c.bad(path, "has no meaning for kind %s", kind)
+		}
+		if len(xs) > maxLayers {
+			c.bad(path, "%d layers, want %d at most", len(xs), maxLayers)
+		}
+		for i, x := range xs {
+			c.between(fmt.Sprintf("%s[%d]", path, i), x, 1, maxWidth)
+		}
+	}
+	list(path+".hidden", hidden, "mlp", "cnn")
+	list(path+".channels", channels, "cnn")
 }
 
 func (s *Spec) checkDistill(c *checker, rule optim.Rule[float32]) {
@@ -203,7 +213,10 @@ func (s *Spec) checkDistill(c *checker, rule optim.Rule[float32]) {
 	case !wants:
 		return
 	}
-	c.word("distill.kind", d.Kind, modelKinds[:len(modelKinds)-1])
+	c.layers("distill", d.Kind, d.Hidden, d.Channels, modelKinds[:len(modelKinds)-1])
+	if d.Kind == "mlp" && len(d.Hidden) == 0 {
+		c.bad("distill.hidden", "an mlp has hidden layers: want the widths of the teacher's, such as [128]")
+	}
 	if !(d.Temperature > 0) || math.IsInf(d.Temperature, 0) {
 		c.bad("distill.temperature", "got %v, want a number above 0", d.Temperature)
 	}

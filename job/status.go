@@ -117,9 +117,11 @@ func (c *Coord) state() string {
 // waiting names whom the job waits for and since how many seconds.
 func (c *Coord) waiting(now time.Duration) (string, float64) {
 	var absent []string
+	unheard := now
 	for i := range c.shards {
-		if !c.shards[i].present || now-c.shards[i].seen > c.cfg.WorkerTimeout {
+		if x := &c.shards[i]; !x.present || now-x.seen > c.cfg.WorkerTimeout {
 			absent = append(absent, fmt.Sprint(i))
+			unheard = min(unheard, max(x.seen, c.started))
 		}
 	}
 	alive := len(c.alive())
@@ -127,11 +129,15 @@ func (c *Coord) waiting(now time.Duration) (string, float64) {
 	case c.led.Finished || c.led.Halted:
 		return "", 0
 	case len(absent) > 0:
-		return "the owner of shard " + strings.Join(absent, ", "), (now - c.started).Seconds()
+		return "the owner of shard " + strings.Join(absent, ", "), (now - unheard).Seconds()
 	case c.led.Timeline == 0 && alive < c.cfg.Workers:
 		return fmt.Sprintf("workers: %d of %d have joined", alive, c.cfg.Workers), (now - c.started).Seconds()
 	case alive == 0:
-		return "a worker: none is alive", 0
+		heard := c.started
+		for _, w := range c.workers {
+			heard = max(heard, w.seen)
+		}
+		return "a worker: none is alive", (now - heard).Seconds()
 	}
 	for i := range c.shards {
 		x := &c.shards[i]

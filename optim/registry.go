@@ -270,7 +270,7 @@ func (h Hyper) check(x any) (any, error) {
 		if w, ok := x.(string); ok && (h.Choices == nil || slices.Contains(h.Choices, w)) {
 			return w, nil
 		} else if ok {
-			return nil, fmt.Errorf("%s: want %s, got %q: %s", h.Name, h.Range(), w, Suggest(w, h.Choices))
+			return nil, fmt.Errorf("%s: %s", h.Name, NoneOf(w, h.Choices))
 		}
 	case Settings:
 		switch m := x.(type) {
@@ -331,16 +331,32 @@ func (h Hyper) number(x any) (float64, bool) {
 // Suggest says which of the known words an unknown one was meant to be, for
 // the end of an error message.
 func Suggest(word string, known []string) string {
+	if best := nearest(word, known); best != "" {
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	return "want one of " + strings.Join(known, ", ")
+}
+
+// NoneOf says that a word is none of those known, and which was meant if one
+// is near.
+func NoneOf(word string, known []string) string {
+	text := fmt.Sprintf("%q is none of %s", word, strings.Join(known, ", "))
+	if best := nearest(word, known); best != "" {
+		text += fmt.Sprintf(": did you mean %q?", best)
+	}
+	return text
+}
+
+// nearest is the known word that differs least, in whatever case; "" if all
+// differ much.
+func nearest(word string, known []string) string {
 	best, dist := "", len(word)/2+2
 	for _, k := range known {
-		if d := editDistance(word, k); d < dist {
+		if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < dist {
 			best, dist = k, d
 		}
 	}
-	if best != "" {
-		return fmt.Sprintf("did you mean %q?", best)
-	}
-	return fmt.Sprintf("want one of %q", known)
+	return best
 }
 
 // editDistance is the number of letters to insert, delete, replace or swap

@@ -27,7 +27,7 @@ func (c *scheduleCheck) spec(path string, s *ScheduleSpec, lr float64, total uin
 	}
 	kind := s.kind()
 	if !slices.Contains(ScheduleKinds, kind) {
-		c.bad(path+"kind", "%q is none of %s: %s", kind, strings.Join(ScheduleKinds, ", "), Suggest(kind, ScheduleKinds))
+		c.bad(path+"kind", "%s", NoneOf(kind, ScheduleKinds))
 		return
 	}
 	c.fields(path, s, lr)

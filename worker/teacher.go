@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"tributary/checkpoint"
 	"tributary/layout"
@@ -17,6 +19,16 @@ type teacher struct {
 	scores      []float32
 }
 
+// CheckTeacher says why the job's teacher cannot be read here. A job that has
+// none needs none.
+func (t *Task) CheckTeacher() error {
+	if t.Spec.Distill.Teacher == "" {
+		return nil
+	}
+	_, err := newTeacher(t)
+	return err
+}
+
 func newTeacher(task *Task) (*teacher, error) {
 	d := task.Spec.Distill
 	m, err := train.NewModel(train.ModelSpec{Kind: d.Kind, Hidden: d.Hidden, Channels: d.Channels}, task.Train.Shape())
@@ -28,8 +40,11 @@ func newTeacher(task *Task) (*teacher, error) {
 		return nil, fmt.Errorf("distill: %w", err)
 	}
 	params, err := checkpoint.ReadSafetensors(d.Teacher, l)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("distill.teacher: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("distill.teacher: %w; its model is described by distill.kind, hidden and channels", err)
 	}
 	return &teacher{model: m, params: params, temperature: d.Temperature, weight: float32(d.Weight)}, nil
 }

@@ -16,30 +16,33 @@ import (
 )
 
 // crew is the servers and workers of a run: goroutines or processes. They end
-// when life does; failed is told of the first that ends with an error before.
+// when life does; failed is told of those that end with an error before.
 type crew struct {
 	life   context.Context
 	log    *slog.Logger
 	wg     sync.WaitGroup
-	failed chan error // one slot
+	failed chan failure // room for all
 }
 
-func newCrew(life context.Context, log *slog.Logger) *crew {
-	return &crew{life: life, log: log, failed: make(chan error, 1)}
+// failure is the end of a server or worker with an error.
+type failure struct {
+	worker bool
+	err    error
+}
+
+func newCrew(life context.Context, log *slog.Logger, size int) *crew {
+	return &crew{life: life, log: log, failed: make(chan failure, size)}
 }
 
 // run runs f until it returns.
-func (c *crew) run(name string, f func(context.Context) error) {
+func (c *crew) run(name string, worker bool, f func(context.Context) error) {
 	c.wg.Go(func() {
 		err := f(c.life)
 		if err == nil || c.life.Err() != nil {
 			return
 		}
 		c.log.Error("ended with an error", "who", name, "err", err)
-		select {
-		case c.failed <- fmt.Errorf("%s: %w", name, err):
-		default:
-		}
+		c.failed <- failure{worker, fmt.Errorf("%s: %w", name, err)}
 	})
 }
 
@@ -58,12 +61,12 @@ func (c *crew) wait() error {
 func (c *crew) server(u *up, h host, name string) {
 	dir := filepath.Join(u.dir, name)
 	if u.cmd.Processes {
-		c.run(name, func(ctx context.Context) error {
+		c.run(name, false, func(ctx context.Context) error {
 			return child(ctx, u.dir, name, "serve", "--nats", h.url, "--name", name, "--dir", dir, "--report", u.dir, "--until-eof", "--log-format", "json")
 		})
 		return
 	}
-	c.run(name, func(ctx context.Context) error {
+	c.run(name, false, func(ctx context.Context) error {
 		link, err := h.link(ctx, name)
 		if err != nil {
 			return err
@@ -75,12 +78,12 @@ func (c *crew) server(u *up, h host, name string) {
 
 func (c *crew) worker(u *up, h host, name string) {
 	if u.cmd.Processes {
-		c.run(name, func(ctx context.Context) error {
+		c.run(name, true, func(ctx context.Context) error {
 			return child(ctx, u.dir, name, "worker", "run", "--nats", h.url, "--name", name, "--job", u.spec.Name, "--replace", "--until-eof", "--log-format", "json")
 		})
 		return
 	}
-	c.run(name, func(ctx context.Context) error {
+	c.run(name, true, func(ctx context.Context) error {
 		link, err := h.link(ctx, name)
 		if err != nil {
 			return err

@@ -15,6 +15,8 @@ const (
 	lookEvery = 100 * time.Millisecond
 	// silence is how long a job may say nothing before the command gives up.
 	silence = 5 * time.Minute
+	// grace is how long a job without workers has to say that it halted.
+	grace = 3 * time.Second
 )
 
 // follow shows how the job goes until it has ended, then saves its model. When
@@ -23,7 +25,9 @@ func (u *up) follow(ctx context.Context, crew *crew) error {
 	begin, heard := time.Now(), time.Now()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	var s job.Status // the last one heard: a coordinator that is silent has begun all the same
+	lost := 0                 // workers that ended with an error
+	var idle <-chan time.Time // from when all have
+	var s job.Status          // the last one heard: a coordinator that is silent has begun all the same
 	for {
 		now, err := u.status()
 		switch {
@@ -40,9 +44,16 @@ func (u *up) follow(ctx context.Context, crew *crew) error {
 		}
 		select {
 		case <-tick.C:
-		case err := <-crew.failed:
-			// A worker's ranks move to the others; without any the status says so.
-			u.show.say("%v", err)
+		case x := <-crew.failed:
+			u.show.say("%v", x.err)
+			if x.worker {
+				lost++ // its ranks move to the others
+			}
+			if lost == u.spec.Workers && idle == nil {
+				idle = time.After(grace)
+			}
+		case <-idle:
+			return fmt.Errorf("all workers ended with an error; the newest checkpoint is at step %d: after mending the cause, go on with: ps up --resume %s", s.Checkpoint, u.dir)
 		case <-ctx.Done():
 			return u.stop(&s, begin)
 		}

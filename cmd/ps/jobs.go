@@ -141,6 +141,9 @@ func (c *jobsCmd) Run(ctx context.Context) error {
 	})
 }
 
+// unknown is the state of a job whose coordinator does not answer.
+const unknown = "unknown"
+
 // statusOrUnknown is the job's status, or what is known without its
 // coordinator.
 func statusOrUnknown(ctx context.Context, link *cli.Link, r *job.Record) job.Status {
@@ -148,7 +151,7 @@ func statusOrUnknown(ctx context.Context, link *cli.Link, r *job.Record) job.Sta
 	defer cancel()
 	s, err := cluster.StatusOf(ctx, link.NATS(), r)
 	if err != nil {
-		return job.Status{Job: r.Name, State: "unknown", Steps: r.Spec.Steps, WaitingFor: fmt.Sprintf("coordinator on node %s (%v)", r.Coordinator, err)}
+		return job.Status{Job: r.Name, State: unknown, Steps: r.Spec.Steps, WaitingFor: fmt.Sprintf("coordinator on node %s (%v)", r.Coordinator, err)}
 	}
 	return s
 }
@@ -177,6 +180,11 @@ func (c *statusCmd) Run(ctx context.Context) error {
 
 func printStatus(s *job.Status, rec *job.Record) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	if s.State == unknown {
+		fmt.Fprintf(w, "job\t%s: unknown, %d steps in all\n", s.Job, s.Steps)
+		fmt.Fprintf(w, "waiting for\t%s\n", s.WaitingFor)
+		return w.Flush()
+	}
 	fmt.Fprintf(w, "job\t%s: %s, step %d of %d\n", s.Job, s.State, s.Step, s.Steps)
 	if s.Reason != "" {
 		fmt.Fprintf(w, "reason\t%s\n", s.Reason)
@@ -184,12 +192,15 @@ func printStatus(s *job.Status, rec *job.Record) error {
 	if s.WaitingFor != "" {
 		fmt.Fprintf(w, "waiting for\t%s, for %.1f s\n", s.WaitingFor, s.Since)
 	}
-	fmt.Fprintf(w, "progress\tloss %.4f, accuracy %.2f %%, %.1f steps/s, %.1f MB/s\n", s.Loss, 100*s.Accuracy, s.StepsPerSec, s.MBPerSec)
+	fmt.Fprintf(w, "progress\t%s, %.1f steps/s, %.1f MB/s\n", measured(s, ", "), s.StepsPerSec, s.MBPerSec)
 	fmt.Fprintf(w, "timeline\t%d (view %d, %d decisions); newest checkpoint at step %d\n", s.Timeline, s.View, s.Decisions, s.Checkpoint)
 	fmt.Fprintf(w, "coordinator\t%s; metrics in %s\n", rec.Coordinator, s.Dir)
 	for _, x := range s.Workers {
 		state := "alive"
-		if !x.Alive {
+		switch {
+		case s.Ended() && s.State != "halted":
+			state = "ended with the job"
+		case !x.Alive:
 			state = fmt.Sprintf("lost, silent for %.1f s", x.Silent)
 		}
 		fmt.Fprintf(w, "worker %s\t%s, incarnation %d, ranks %v\n", x.Name, state, x.Incarnation, x.Ranks)

@@ -69,11 +69,19 @@ func (p *progress) line(s *job.Status) {
 }
 
 func figures(s *job.Status) string {
-	accuracy := "not measured yet"
+	return fmt.Sprintf("%s  %.1f steps/s  %.1f MB/s", measured(s, "  "), s.StepsPerSec, s.MBPerSec)
+}
+
+// measured gives loss and accuracy, as far as they are known.
+func measured(s *job.Status, between string) string {
+	loss, accuracy := "not known yet", "not measured yet"
+	if s.Loss != 0 {
+		loss = fmt.Sprintf("%.4f", s.Loss)
+	}
 	if s.Accuracy > 0 {
 		accuracy = fmt.Sprintf("%.2f %%", 100*s.Accuracy)
 	}
-	return fmt.Sprintf("loss %.4f  accuracy %s  %.1f steps/s  %.1f MB/s", s.Loss, accuracy, s.StepsPerSec, s.MBPerSec)
+	return "loss " + loss + between + "accuracy " + accuracy
 }
 
 func (p *progress) draw(s *job.Status) {

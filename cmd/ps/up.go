@@ -44,6 +44,9 @@ func (c *upCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := task.CheckTeacher(); err != nil {
+		return err
+	}
 	rec, err := task.Record()
 	if err != nil {
 		return err
@@ -145,7 +148,7 @@ func (u *up) modelName() string {
 func (u *up) run(ctx context.Context) error {
 	life, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-	crew := newCrew(life, u.log)
+	crew := newCrew(life, u.log, u.spec.Servers+u.spec.Workers)
 	err := u.start(ctx, crew)
 	if err == nil {
 		err = u.follow(ctx, crew)
