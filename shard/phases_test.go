@@ -237,6 +237,25 @@ func TestPhaseAndRole(t *testing.T) {
 	}
 }
 
+// A view of nobody, which no coordinator decides, closes nothing: it would close
+// all steps there are.
+func TestNobody(t *testing.T) {
+	for _, mode := range []Mode{Streaming, ByReduction, ByDecision} {
+		cfg := sgdJob(t, 2, 5)
+		cfg.Mode, cfg.Broadcast = mode, true
+		s := newStory(t, cfg, 2)
+		s.auto = false
+		s.decide(ledger.Decision{Kind: ledger.View, View: 2, Ranks: members(2), Out: []bool{true, true}})
+		s.tick(1e9)
+		s.at(0)
+		s.decide(ledger.Decision{Kind: ledger.View, View: 3, Ranks: members(2)})
+		if s.auto = true; mode != ByDecision {
+			s.step(0)
+			s.at(1)
+		}
+	}
+}
+
 // Cuts are taken between updates only, whatever the interval, and a stop that
 // names a phase in between takes none.
 func TestCutsBetweenUpdates(t *testing.T) {

@@ -57,10 +57,15 @@ func (s *Shard) startReduction(now time.Duration) {
 	if s.red.active || s.phase != running || s.broken != "" || t >= s.limit() || !s.statesReady(t+1) {
 		return
 	}
+	some := false
 	for rank := range s.cfg.Ranks {
-		if s.led.In(rank) && !s.whole(rank, t) {
+		in := s.led.In(rank)
+		if some = some || in; in && !s.whole(rank, t) {
 			return
 		}
+	}
+	if !some {
+		return
 	}
 	r := &s.red
 	r.active, r.step, r.stage, r.since = true, t, 0, now

@@ -32,6 +32,9 @@ func TestRubbish(t *testing.T) {
 			if rapid.Bool().Draw(t, "settle") {
 				s.settle()
 			}
+			if rapid.IntRange(0, 9).Draw(t, "honest") == 0 {
+				s.honest(k)
+			}
 			if rapid.IntRange(0, 4).Draw(t, "tick") == 0 {
 				s.tick(time.Duration(rapid.IntRange(0, 1000).Draw(t, "time")) * time.Millisecond)
 			}
@@ -43,6 +46,18 @@ func TestRubbish(t *testing.T) {
 		}
 		s.balanced()
 	})
+}
+
+// honest pushes what shard k waits for, so that there is something to disturb.
+func (s *story) honest(k int) {
+	s.sparse = s.shards[k].spec.Runs && !s.cfg.Half && !s.cfg.Dense && s.now%2 == 0
+	for rank := range s.cfg.Ranks {
+		step := s.shards[k].chunks[0].version
+		if s.cfg.Mode == Async {
+			step = s.shards[k].applied[rank]
+		}
+		s.push(s.contribute(rank, step))
+	}
 }
 
 // rubbishRule draws a rule that may close as the job does: with roles that some

@@ -75,12 +75,14 @@ func (s *Shard) mayClose(ci int) bool {
 	if countMessages && c.counted >= s.cfg.Ranks*len(s.roles) {
 		return true
 	}
+	some := false // without anybody there is no step, and no end of such steps
 	for rank := range s.cfg.Ranks {
-		if s.led.In(rank) && !s.has(c, t, rank) {
+		in := s.led.In(rank)
+		if some = some || in; in && !s.has(c, t, rank) {
 			return false
 		}
 	}
-	return s.statesReady(t + 1)
+	return some && s.statesReady(t+1)
 }
 
 // limit is the first step that must not close.
