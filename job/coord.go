@@ -329,7 +329,7 @@ func (c *Coord) Decided(d *ledger.Decision, now time.Duration) []Out {
 	}
 	if d != nil && c.take(d) {
 		c.outs = append(c.outs, c.newsOf(d))
-		c.note("decision %d: %s", d.N, Describe(d))
+		c.note("decision %d: %s", d.N, Describe(d, c.cfg.Phases))
 	}
 	c.decide(now)
 	return c.outs

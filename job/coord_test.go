@@ -248,6 +248,9 @@ func TestStart(t *testing.T) {
 	o.beat("a", "b")
 	o.fromShard(0, wire.Header{Kind: wire.Report}, nil)
 	o.status("the owner of shard 1")
+	if s := o.c.Status(o.now); s.Since != 3 {
+		t.Errorf("shard 1 is silent for 3 s, and waited for for %v s", s.Since)
+	}
 }
 
 // Fewer workers than asked for will do when the time is up; none will not, and
@@ -569,6 +572,7 @@ func TestStopAndResume(t *testing.T) {
 	o.is("stopping")
 	o.saved(at)
 	o.is("stopped")
+	o.status("")
 	if s := o.c.Status(o.now); s.Step != at || s.Reason != "asked to" {
 		t.Errorf("status %+v", s)
 	}
@@ -882,7 +886,7 @@ func TestDescribe(t *testing.T) {
 		{ledger.Decision{Kind: ledger.Finish, Step: 4}, "finished after 4 steps"},
 		{ledger.Decision{Kind: ledger.Halt, Reason: "NaN"}, "halt: NaN"},
 	} {
-		if got := Describe(&c.d); got != c.want {
+		if got := Describe(&c.d, 1); got != c.want {
 			t.Errorf("Describe: %q, want %q", got, c.want)
 		}
 	}
@@ -931,4 +935,103 @@ func TestResumeDuringRestart(t *testing.T) {
 		t.Errorf("resumed: %v, decided %+v", ok, d)
 	}
 	o.is("running")
+}
+
+// TestPhases: what people see counts updates, and a job stops between two of
+// them, however it is caught.
+func TestPhases(t *testing.T) {
+	o := running(t, func(c *CoordConfig) { c.Phases = 2 })
+	o.report(5, 7)
+	if s := o.c.Status(o.now); s.Step != 2 || s.Steps != 50 || s.Checkpoint != 0 {
+		t.Errorf("status %+v", s)
+	}
+	o.saved(4)
+	if s := o.c.Status(o.now); s.Checkpoint != 2 || s.Cut.Step != 4 {
+		t.Errorf("status %+v", s)
+	}
+	o.requestStop(true)
+	o.even(8)
+	o.fromShard(0, wire.Header{Kind: wire.Held, Step: 8, Lo: 9}, nil)
+	o.fromShard(1, wire.Header{Kind: wire.Held, Step: 8, Lo: 8}, nil)
+	o.tick(50 * time.Millisecond)
+	o.even(10)
+	o.fromShard(0, wire.Header{Kind: wire.Held, Step: 10, Lo: 10}, nil)
+	o.fromShard(1, wire.Header{Kind: wire.Held, Step: 10, Lo: 9}, nil)
+	d := o.last()
+	if d.Kind != ledger.Stop || d.Step != 10 {
+		t.Fatalf("decided %+v", d)
+	}
+	o.saved(10)
+	o.is("stopped")
+	if s := o.c.Status(o.now); s.Step != 5 || s.Checkpoint != 5 {
+		t.Errorf("status %+v", s)
+	}
+	if got := Describe(d, 2); !strings.HasPrefix(got, "stop at step 5: ") {
+		t.Errorf("%q", got)
+	}
+	if outs, ok := o.c.RequestResume(o.now); !ok {
+		t.Error("not resumed")
+	} else {
+		o.do(outs)
+	}
+	if d := o.last(); d.Kind != ledger.Begin || d.Step != 10 || d.Paused {
+		t.Errorf("decided %+v", d)
+	}
+}
+
+// even fails unless every shard was last asked to hold at step, which is the
+// first of an update.
+func (o *office) even(step uint64) {
+	o.t.Helper()
+	hs := o.said(ToShard, wire.Hold)
+	for _, h := range hs {
+		if h.Step%2 != 0 {
+			o.t.Errorf("asked to hold in mid-update: %+v", h)
+		}
+	}
+	if len(hs) == 0 || hs[len(hs)-1].Step != step {
+		o.t.Fatalf("asked to hold %+v, want step %d", hs, step)
+	}
+}
+
+// TestStopBetweenCloses: a step that closes by decision while a stop is looked
+// for moves the stop to the next whole update, and nothing closes meanwhile.
+func TestStopBetweenCloses(t *testing.T) {
+	o := running(t, func(c *CoordConfig) { c.Phases, c.Mode = 2, shard.ByDecision })
+	stage := func(step uint64) {
+		for k := range o.epochs {
+			for r, m := range o.c.led.Ranks {
+				o.fromShard(k, wire.Header{Kind: wire.Staged, View: 1, Rank: uint32(r), Step: step, Worker: m.Worker, Incarnation: m.Incarnation}, nil)
+			}
+		}
+	}
+	stage(0)
+	stage(1)
+	o.auto = false
+	stage(2)
+	closing := o.pending
+	if closing == nil || closing.Kind != ledger.Close || closing.Step != 2 {
+		t.Fatalf("pending %+v", closing)
+	}
+	o.requestStop(true)
+	o.even(2)
+	o.auto = true
+	o.answer(closing)
+	stage(3)
+	if d := o.last(); d != closing {
+		t.Errorf("decided %+v before the stop was found", d)
+	}
+	o.beat("a", "b")
+	o.tick(250 * time.Millisecond)
+	o.even(4)
+	if d := o.last(); d.Kind != ledger.Close || d.Step != 3 {
+		t.Errorf("decided %+v, want the second phase", d)
+	}
+	stage(4)
+	for k := range o.epochs {
+		o.fromShard(k, wire.Header{Kind: wire.Held, Step: 4, Lo: 4}, nil)
+	}
+	if d := o.last(); d.Kind != ledger.Stop || d.Step != 4 {
+		t.Errorf("decided %+v", d)
+	}
 }

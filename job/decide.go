@@ -117,7 +117,7 @@ func (c *Coord) dueTimeline() *ledger.Decision {
 	// The model of a finished job is its last cut. Nobody would compute again
 	// what an older one lacks.
 	if c.led.Finished && len(cuts) < len(c.led.Cuts) {
-		return &ledger.Decision{Kind: ledger.Halt, Reason: fmt.Sprintf("the last checkpoint, at step %d, cannot be read; the servers' logs say why", c.led.Base.Step)}
+		return &ledger.Decision{Kind: ledger.Halt, Reason: fmt.Sprintf("the last checkpoint, at step %d, cannot be read; the servers' logs say why", c.led.Base.Step/c.cfg.Phases)}
 	}
 	from := ledger.CutID{}
 	if len(cuts) > 0 {
@@ -266,14 +266,16 @@ func (c *Coord) allHeld() bool {
 	return true
 }
 
-// Describe says what a decision decides, for people.
-func Describe(d *ledger.Decision) string {
+// Describe says what a decision decides, for people, who count updates of so many
+// phases.
+func Describe(d *ledger.Decision, phases uint64) string {
+	made := d.Step / phases
 	switch d.Kind {
 	case ledger.Begin:
 		if d.CutTimeline == 0 {
 			return fmt.Sprintf("timeline %d starts from the initial parameters", d.Timeline)
 		}
-		return fmt.Sprintf("timeline %d starts from the cut at step %d; what came after it is rolled back", d.Timeline, d.Step)
+		return fmt.Sprintf("timeline %d starts from the cut at step %d; what came after it is rolled back", d.Timeline, made)
 	case ledger.View:
 		load := map[string]int{}
 		var names []string
@@ -291,11 +293,11 @@ func Describe(d *ledger.Decision) string {
 	case ledger.Close:
 		return fmt.Sprintf("step %d closes", d.Step)
 	case ledger.Cut:
-		return fmt.Sprintf("the cut at step %d is saved", d.Step)
+		return fmt.Sprintf("the cut at step %d is saved", made)
 	case ledger.Stop:
-		return fmt.Sprintf("stop at step %d: %s", d.Step, d.Reason)
+		return fmt.Sprintf("stop at step %d: %s", made, d.Reason)
 	case ledger.Finish:
-		return fmt.Sprintf("finished after %d steps", d.Step)
+		return fmt.Sprintf("finished after %d steps", made)
 	default:
 		return fmt.Sprintf("%s: %s", d.Kind, d.Reason)
 	}

@@ -214,7 +214,7 @@ func (s *Spec) checkDistill(c *checker, rule optim.Rule[float32]) {
 		return
 	}
 	c.layers("distill", d.Kind, d.Hidden, d.Channels, modelKinds[:len(modelKinds)-1])
-	if d.Kind == "mlp" && len(d.Hidden) == 0 {
+	if d.Teacher != "" && d.Kind == "mlp" && len(d.Hidden) == 0 {
 		c.bad("distill.hidden", "an mlp has hidden layers: want the widths of the teacher's, such as [128]")
 	}
 	if !(d.Temperature > 0) || math.IsInf(d.Temperature, 0) {

@@ -130,6 +130,8 @@ func (c *Coord) waiting(now time.Duration) (string, float64) {
 		return "", 0
 	case len(absent) > 0:
 		return "the owner of shard " + strings.Join(absent, ", "), (now - unheard).Seconds()
+	case c.state() == "stopped":
+		return "", 0
 	case c.led.Timeline == 0 && alive < c.cfg.Workers:
 		return fmt.Sprintf("workers: %d of %d have joined", alive, c.cfg.Workers), (now - c.started).Seconds()
 	case alive == 0:

@@ -34,7 +34,7 @@ func (w *world) create(d *ledger.Decision) {
 	a.decisions = append(a.decisions, d)
 	a.led.Apply(d)
 	w.log("authority", string(d.Kind), d.N, d.Timeline, d.Step, d.View)
-	w.printf("decision %d: %s", d.N, job.Describe(d))
+	w.printf("decision %d: %s", d.N, job.Describe(d, 1))
 	switch d.Kind {
 	case ledger.Begin:
 		w.counts.Timelines++
