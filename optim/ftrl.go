@@ -28,8 +28,9 @@ func init() {
 // w follows from z and n alone, so tables start at 0: another start is lost at
 // the first update. The divisor has √n whatever q is, as in the reference. Of
 // a parameter that never had a gradient z and n are 0, so β and l2 must not
-// both be 0. At a rate of 0, where a schedule begins or ends, a step changes
-// nothing.
+// both be 0. All parameters are in proportion to the present rate (if l2 is 0),
+// so a schedule that ends near 0 ends with a model near 0: keep it constant. At
+// a rate of 0, where a schedule begins or ends, a step changes nothing.
 //
 // It takes runs: elements that no run names keep w, z and n. Penalties do not
 // apply to tensors marked NoDecay: there l1 = l2 = 0, and if β is 0, l2 stays.

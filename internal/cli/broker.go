@@ -32,7 +32,11 @@ func (b Broker) Dial(ctx context.Context, name string, log *slog.Logger) (comm.C
 	if b.CA != "" {
 		extra = append(extra, nats.RootCAs(b.CA))
 	}
-	return comm.DialNATS(ctx, comm.Options{URL: b.NATS, Name: name, Logger: log, Extra: extra, Wait: b.Wait, OnWait: Waiting})
+	conn, err := comm.DialNATS(ctx, comm.Options{URL: b.NATS, Name: name, Logger: log, Extra: extra, Wait: b.Wait, OnWait: Waiting})
+	if errors.Is(err, nats.ErrNoServers) {
+		err = fmt.Errorf("%w: start one with ps broker, or say with --nats where it is", err)
+	}
+	return conn, err
 }
 
 // Waiting tells people what is being waited for.
