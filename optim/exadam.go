@@ -50,28 +50,12 @@ func (r *exadam[T]) Prepare(_ int, k *Step) {
 func (r *exadam[T]) Apply(_ int, k *Step, s *Span[T]) {
 	n := len(s.W)
 	checkLen(n, len(s.Out), len(s.G[Grad]), len(s.Slots[0]), len(s.Slots[1]))
-	step, h2, p1, p2, shrink := T(k.Coef[0]), T(k.Coef[1]), T(k.Coef[2]), T(k.Coef[3]), T(k.Coef[4])
-	b1, a1, b2, a2, eps := T(r.b1), T(1-r.b1), T(r.b2), T(1-r.b2), T(r.eps)
+	c := vec.EXAdamCoef[T]{
+		B1: T(r.b1), A1: T(1 - r.b1), B2: T(r.b2), A2: T(1 - r.b2), P1: T(k.Coef[2]), P2: T(k.Coef[3]),
+		Step: T(k.Coef[0]), Root: T(k.Coef[1]), Eps: T(r.eps), Decay: T(k.Coef[4]),
+	}
 	if s.Tensor.Info.NoDecay {
-		shrink = 1
+		c.Decay = 1
 	}
-	var buf [3][tile]T
-	for lo := 0; lo < n; lo += tile {
-		hi := min(lo+tile, n)
-		g, m, v, out := s.G[Grad][lo:hi], s.Slots[0][lo:hi], s.Slots[1][lo:hi], s.Out[lo:hi]
-		d, num, sum := buf[0][:hi-lo], buf[1][:hi-lo], buf[2][:hi-lo]
-		vec.Axpby(m, b1, m, a1, g)
-		vec.AxpbySquare(v, b2, v, a2, g)
-		vec.Scale(out, shrink, s.W[lo:hi])
-		vec.Mul(d, m, m)
-		vec.Saturate(d, d, eps)
-		vec.ScaleAddConst(d, p1, d, 1)
-		vec.Mul(d, d, v)
-		vec.RootOfScaled(d, d, h2, eps)
-		vec.Saturate(num, v, eps)
-		vec.ScaleAddConst(num, p2, num, 1)
-		vec.Add(sum, m, g)
-		vec.Mul(num, num, sum)
-		vec.SubQuotient(out, out, step, num, d)
-	}
+	vec.EXAdam(s.Out, s.W, s.G[Grad], s.Slots[0], s.Slots[1], &c)
 }

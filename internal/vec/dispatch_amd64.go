@@ -398,6 +398,18 @@ func yogi32(out []float32, w []float32, grad []float32, m []float32, v []float32
 	return n
 }
 
+func eXAdam32(out []float32, w []float32, grad []float32, m []float32, v []float32, coef *EXAdamCoef[float32]) int {
+	n := whole(len(out))
+	for from := 0; from < n; from += block {
+		if active == AVX512 {
+			eXAdamAVX512(&out[from], &w[from], &grad[from], &m[from], &v[from], min(block, n-from), &coef.B1)
+		} else {
+			eXAdamAVX2(&out[from], &w[from], &grad[from], &m[from], &v[from], min(block, n-from), &coef.B1)
+		}
+	}
+	return n
+}
+
 func adagrad32(out []float32, w []float32, grad []float32, s []float32, coef *AdagradCoef[float32]) int {
 	n := whole(len(out))
 	for from := 0; from < n; from += block {

@@ -136,6 +136,10 @@ func yogi32(out []float32, w []float32, grad []float32, m []float32, v []float32
 	return 0
 }
 
+func eXAdam32(out []float32, w []float32, grad []float32, m []float32, v []float32, coef *EXAdamCoef[float32]) int {
+	return 0
+}
+
 func adagrad32(out []float32, w []float32, grad []float32, s []float32, coef *AdagradCoef[float32]) int {
 	return 0
 }

@@ -111,6 +111,30 @@ func Yogi[T Float](out, w, g, m, v []T, c *YogiCoef[T]) {
 	}
 }
 
+// EXAdamCoef are the coefficients of EXAdam: m and v as in Adam,
+// d₁ = 1 + P2·v/(v + Eps) and d₂ = 1 + P1·m²/(m² + Eps).
+type EXAdamCoef[T Float] struct{ B1, A1, B2, A2, P1, P2, Step, Root, Eps, Decay T }
+
+// EXAdam is m, v, out = Decay·w − Step·(d₁·(m + g)) / (√(d₂·v·Root) + Eps).
+func EXAdam[T Float](out, w, g, m, v []T, c *EXAdamCoef[T]) {
+	same(len(out), len(w), len(g), len(m), len(v))
+	i := 0
+	if short[T]() {
+		i = eXAdam32(f32(out), f32(w), f32(g), f32(m), f32(v), (*EXAdamCoef[float32])(unsafe.Pointer(c)))
+	}
+	for ; i < len(out); i++ {
+		gi := g[i]
+		mi := T(c.B1*m[i]) + T(c.A1*gi)
+		vi := T(c.B2*v[i]) + T(T(c.A2*gi)*gi)
+		m[i], v[i] = mi, vi
+		square := T(mi * mi)
+		d2 := T(c.P1*T(square/(square+c.Eps))) + 1
+		root := T(math.Sqrt(float64(T(T(d2*vi)*c.Root)))) + c.Eps
+		d1 := T(c.P2*T(vi/(vi+c.Eps))) + 1
+		out[i] = T(c.Decay*w[i]) - T(c.Step*T(d1*(mi+gi)))/root
+	}
+}
+
 // AdagradCoef are the coefficients of Adagrad: g ← g + Decay·w, s ← s + g².
 type AdagradCoef[T Float] struct{ Step, Decay, Eps T }
 

@@ -102,6 +102,9 @@ func adamWAVX2(out *float32, w *float32, grad *float32, m *float32, v *float32, 
 func yogiAVX2(out *float32, w *float32, grad *float32, m *float32, v *float32, n int, coef *float32)
 
 //go:noescape
+func eXAdamAVX2(out *float32, w *float32, grad *float32, m *float32, v *float32, n int, coef *float32)
+
+//go:noescape
 func adagradAVX2(out *float32, w *float32, grad *float32, s *float32, n int, coef *float32)
 
 //go:noescape
@@ -226,6 +229,9 @@ func adamWAVX512(out *float32, w *float32, grad *float32, m *float32, v *float32
 
 //go:noescape
 func yogiAVX512(out *float32, w *float32, grad *float32, m *float32, v *float32, n int, coef *float32)
+
+//go:noescape
+func eXAdamAVX512(out *float32, w *float32, grad *float32, m *float32, v *float32, n int, coef *float32)
 
 //go:noescape
 func adagradAVX512(out *float32, w *float32, grad *float32, s *float32, n int, coef *float32)

@@ -96,6 +96,11 @@ var loops = []loop{
 	{"Yogi", 5, 5, func(s [][]float32, c []float32) float64 {
 		return none(func() { Yogi(s[0], s[1], s[2], s[3], s[4], &YogiCoef[float32]{c[0], c[1], c[2], c[3], c[4]}) })
 	}},
+	{"EXAdam", 5, 10, func(s [][]float32, c []float32) float64 {
+		return none(func() {
+			EXAdam(s[0], s[1], s[2], s[3], s[4], &EXAdamCoef[float32]{c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9]})
+		})
+	}},
 	{"Adagrad", 4, 3, func(s [][]float32, c []float32) float64 {
 		return none(func() { Adagrad(s[0], s[1], s[2], s[3], &AdagradCoef[float32]{c[0], c[1], c[2]}) })
 	}},

@@ -112,6 +112,20 @@ var kernels = []*kernel{
 		root := l.add(l.sqrt(v), l.c("Eps"))
 		l.st("out", l.sub(l.ld("w"), l.div(l.mul(l.c("Step"), m), root)))
 	}},
+	{name: "eXAdam", fused: "EXAdamCoef", slices: "out w grad m v", coef: exadamCoef, bits: []uint32{one}, body: func(l *loop) {
+		g := l.ld("grad")
+		m := l.ema("B1", l.ld("m"), "A1", g)
+		l.st("m", m)
+		v := l.emaSquare("B2", l.ld("v"), "A2", g)
+		l.st("v", v)
+		eps := l.c("Eps")
+		d := l.mul(m, m)
+		d = l.add(l.mul(l.c("P1"), l.div(d, l.add(d, eps))), l.pat(one))
+		d = l.add(l.sqrt(l.mul(l.mul(d, v), l.c("Root"))), eps)
+		num := l.add(l.mul(l.c("P2"), l.div(v, l.add(v, eps))), l.pat(one))
+		num = l.mul(num, l.add(m, g))
+		l.st("out", l.sub(l.mul(l.c("Decay"), l.ld("w")), l.div(l.mul(l.c("Step"), num), d)))
+	}},
 	{name: "adagrad", fused: "AdagradCoef", slices: "out w grad s", coef: "Step Decay Eps", unroll: 2, body: func(l *loop) {
 		w := l.ld("w")
 		g := l.add(l.ld("grad"), l.mul(l.c("Decay"), w))
@@ -131,4 +145,6 @@ var kernels = []*kernel{
 const (
 	sgdCoef  = "Sign Decay LR Mu Keep Ahead"
 	adamCoef = "B1 A1 B2 A2 Step Root Eps Decay"
+
+	exadamCoef = "B1 A1 B2 A2 P1 P2 Step Root Eps Decay"
 )
