@@ -272,7 +272,7 @@ type TensorState struct {
 // see: the first span of a block begins with the block, and only its last one
 // is shorter. So sums that run in lanes have the same bits everywhere.
 // Elsewhere spans are at most that long and begin anywhere.
-const SpanLen = 2048
+const SpanLen = 4096
 
 // Span is a run of consecutive elements of one block that a pass works on.
 // Slices that belong to elements all have the length of W.
