@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -86,6 +87,7 @@ func TestClusterMistakes(t *testing.T) {
 	fails("model", "ps", []string{"model", "mistakes", "--no-eval"}, "the job is running: wait until it ends, or stop it")
 	fails("resume", "ps", []string{"resume", "mistakes"}, "the job is neither stopped nor halted")
 	fails("another job", "ps", []string{"submit", write(t, smallJob(t, "name=mistakes", "steps=7", "servers=1"))}, "another job of this name exists")
+	fails("up beside servers", "ps", []string{"up", "--set", "name=other", "--dir", filepath.Join(t.TempDir(), "run")}, "has servers already (ps-1), and ps up brings its own")
 	fails("name in use", "worker", []string{"run", "--job", "mistakes", "--name", "w1", "--wait", "2s"}, `another live process is worker "w1"; stop it, choose another name, or replace it`)
 	if !first.alive() {
 		t.Error("the first worker has ended")

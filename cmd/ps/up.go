@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"tributary/cluster"
@@ -186,6 +187,13 @@ func (u *up) start(ctx context.Context, crew *crew) error {
 	auth, err := u.link.Authority(ctx)
 	if err != nil {
 		return err
+	}
+	if u.cmd.NATS != "" && u.cmd.Resume == "" {
+		// The job could land on servers that are not this run's.
+		if nodes, err := cluster.Nodes(ctx, auth); err != nil || len(nodes) > 0 {
+			return errors.Join(err, fmt.Errorf("the broker at %s has servers already (%s), and ps up brings its own: submit the job to them with ps submit, or leave out --nats and PS_NATS",
+				url, strings.Join(nodes, ", ")))
+		}
 	}
 	for i := range u.spec.Servers {
 		crew.server(u, h, fmt.Sprintf("ps-%d", i+1))
