@@ -112,8 +112,9 @@ func (s *Session) evalRefused(m *wire.Message) {
 // work was handed out for. Most rules train them: then they are work.Params.
 // For the others it asks the shards; the error is wire.ErrGone when training has
 // gone on too far, or the job was rewound, which Pull is about to say. The former
-// cannot happen while the caller owes a contribution to work.Step and the job
-// evaluates at work.Version (`eval.every`).
+// cannot happen while the caller owes a contribution to work.Step, the job
+// evaluates at work.Version (`eval.every`) and that is not older than the cut that
+// the job went on from.
 func (w *Worker) EvalParams(ctx context.Context, work *Work) ([]float32, error) {
 	plan := w.Plan()
 	if plan.Rule.Eval == "" {

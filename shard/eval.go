@@ -29,10 +29,10 @@ func (s *Shard) keepEval(ci int) {
 }
 
 // EvalCopies is how many copies of the point of evaluation a shard keeps. Whoever
-// evaluates version v owes a contribution to step v + staleness at most, so that
-// nobody is further than that; one more gives the last evaluation time.
+// evaluates version v owes a contribution to step v + staleness at most, but it may
+// be one that is computed again: see [Versions] for how far others can be.
 func EvalCopies(staleness int, every uint64) int {
-	return int(uint64(max(staleness, 0))/every) + 2
+	return int((2*uint64(max(staleness, 0))+1)/every) + 1
 }
 
 // pullEval answers with the point of evaluation of chunk ci at version v, which

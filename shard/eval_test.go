@@ -59,7 +59,7 @@ func TestEvalPoint(t *testing.T) {
 				t.Helper()
 				for v := range now + 2 {
 					got, code := s.pulled(optim.Eval, v)
-					kept := v == now || v < now && v >= base && v%every == 0 && v+uint64(staleness) >= now
+					kept := v == now || v < now && v >= base && v%every == 0 && v+2*uint64(staleness)+1 >= now
 					switch {
 					case v > now && code != wire.ErrAhead, kept && code != wire.OK, v <= now && code != wire.OK && code != wire.ErrGone:
 						t.Fatalf("staleness %d, every %d, at %d: version %d gives %v", staleness, every, now, v, code)

@@ -207,6 +207,9 @@ func (a *audit) acked(k int, l *shardLog, h *wire.Header) {
 func (a *audit) params(k int, h *wire.Header) {
 	w := a.w
 	w.counts.Audited++
+	if h.Point == optim.Eval { // checked where it is whole
+		return
+	}
 	key := published{h.Timeline, h.Chunk, h.Step}
 	if was, ok := a.published[key]; ok && was != h.CRC {
 		w.fail("shard %d published two versions %d of chunk %d", k, h.Step, h.Chunk)
@@ -239,6 +242,34 @@ func (a *audit) taken(x *worker, job *client.Work) {
 	}
 	if job.Prev != nil && a.golden.whole[job.Version-1] != wire.Checksum(wire.Bytes32(job.Prev)) {
 		w.fail("%s got a version %d, before the one it computes on, that differs from the undisturbed run's", x.name, job.Version-1)
+	}
+}
+
+// evaluated checks the point of evaluation that a session hands out, or that it
+// is not gone while the worker owes a contribution. A cut holds older versions of
+// the parameters, for jobs with staleness, and none of the point of evaluation.
+func (a *audit) evaluated(x *worker, v uint64, params []float32, err error) {
+	w := a.w
+	if err != nil {
+		if led := &w.auth.led; led.Timeline == x.begun.timeline && led.View == x.begun.view && v >= led.Base.Step {
+			w.fail("%s could not evaluate version %d, on which it computes step %d: %v", x.name, v, x.todo.Step, err)
+		}
+		return
+	}
+	w.counts.Evaluated++
+	rule, _, _, _ := w.plan.rule()
+	if a.golden == nil || a.golden.cuts[v] == nil {
+		return
+	}
+	want := a.golden.cuts[v].f32
+	for i, t := range w.layout.Tensors {
+		name := "slot/" + rule.Spec().Eval
+		if t.Buffer {
+			name = "params"
+		}
+		if lo, hi := t.Offset, t.Offset+t.Len; wire.Checksum(wire.Bytes32(params[lo:hi])) != wire.Checksum(wire.Bytes32(want[name][lo:hi])) {
+			w.fail("%s evaluates version %d at a tensor %q that differs from the undisturbed run's", x.name, v, w.layout.Tensors[i].Name)
+		}
 	}
 }
 

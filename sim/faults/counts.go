@@ -24,6 +24,7 @@ type Counts struct {
 	Stops          uint64 `json:"stops"`
 	Resumed        uint64 `json:"resumed"`
 	StatesHanded   uint64 `json:"states_handed"` // ranks that went on elsewhere with their state
+	Evaluated      uint64 `json:"evaluated"`     // points of evaluation read and checked
 	Audited        uint64 `json:"audited"`       // closes, acknowledgements and parameters checked
 	AckedApplied   uint64 `json:"acked_applied"`
 	ClosesReplayed uint64 `json:"closes_replayed"` // closes of steps an earlier timeline had closed
@@ -53,6 +54,7 @@ func (c *Counts) add(o *Counts) {
 	c.Stops += o.Stops
 	c.Resumed += o.Resumed
 	c.StatesHanded += o.StatesHanded
+	c.Evaluated += o.Evaluated
 	c.Audited += o.Audited
 	c.AckedApplied += o.AckedApplied
 	c.ClosesReplayed += o.ClosesReplayed

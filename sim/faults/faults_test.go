@@ -54,6 +54,8 @@ func TestPlans(t *testing.T) {
 	for seed := range uint64(100) {
 		p := NewPlan(seed + 1)
 		have[p.Mode.String()] = true
+		have["bf16"] = have["bf16"] || p.Half
+		have["sparse"] = have["sparse"] || p.Sparse
 		have[p.Rule] = true
 		have[string(p.OnLoss)] = true
 		for what, on := range map[string]bool{"late workers": p.Late > 0, "pinned": p.Pinned, "not pinned": p.Staleness > 0 && !p.Pinned,
@@ -62,7 +64,7 @@ func TestPlans(t *testing.T) {
 			have[what] = have[what] || on
 		}
 	}
-	for _, want := range []string{"streaming", "atomic, by reduction", "atomic, by decision", "asynchronous", "sgd", "adamw", "lamb", twoRoles, allSums,
+	for _, want := range []string{"streaming", "atomic, by reduction", "atomic, by decision", "asynchronous", "sgd", "adamw", "lamb", "sam", "oasis", "spider", "sophia_g", "schedule_free_sgd", "bf16", "sparse", twoRoles, allSums,
 		"reassign", "wait", "shrink", "late workers", "pinned", "not pinned", "rank states", "no recomputing", "nulls", "a stop", "a resumption", "broadcast",
 		"atomic with staleness", "not exact"} {
 		if !have[want] {

@@ -28,6 +28,7 @@ type Plan struct {
 	Phases    uint64 // of the rule; Steps and CutEvery count its phases
 	Half      bool   // contributions travel as bfloat16
 	Sparse    bool   // contributions name runs of parameters
+	EvalEvery uint64 // the point of evaluation is read every so many steps; 0: never
 	Keep      int    // cuts kept on disk
 	Chunk     int
 	Tensors   []layout.Tensor
@@ -131,6 +132,8 @@ func (p *Plan) drawRule(d *dice) {
 			p.Rule, p.LR, p.Hyper = "sophia_g", 0.01, map[string]any{"hessian_interval": 3}
 		case 4: // gradients at two versions, without sums over shards
 			p.Rule, p.LR, p.Hyper = "spider", 0.05, map[string]any{"period": 4, "normalized": false}
+		case 5: // what is evaluated is another point than what is trained
+			p.Rule, p.LR, p.EvalEvery = "schedule_free_sgd", 0.05, uint64(d.pick(1, 3))
 		default:
 			p.Rule, p.LR = twoRoles, 0.05
 		}
@@ -144,7 +147,7 @@ func (p *Plan) drawRule(d *dice) {
 		switch d.pick(0, 5) {
 		case 0:
 			p.Rule, p.LR = "lamb", 0.01
-		case 1: // two pushes per update
+		case 1, 3: // two pushes per update
 			p.Rule, p.LR, p.Phases, p.Hyper = "sam", 0.05, 2, map[string]any{"base_hyper": map[string]any{"momentum": 0.9}}
 		case 2: // gradients at two versions
 			p.Rule, p.LR = "oasis", 0.01
@@ -235,6 +238,7 @@ func (p Plan) String() string {
 	add(p.Pinned, "pinned")
 	add(p.Half, "bf16")
 	add(p.Sparse, "sparse")
+	add(p.EvalEvery > 0, "evaluated every %d", p.EvalEvery)
 	add(true, "%d steps, cut every %d, keep %d, %d servers, %d shards, %d+%d workers, %d ranks, on_loss %s", p.Steps, p.CutEvery, p.Keep,
 		p.Servers, p.Shards, p.Workers, p.Late, p.Ranks, p.OnLoss)
 	add(p.RankState, "rank states")

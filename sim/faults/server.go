@@ -75,7 +75,7 @@ func (s *server) own(k int) {
 		return
 	}
 	s.shards[k] = shard.New(shard.Config{Job: jobName, ID: k, Shards: p.Shards, Layout: w.layout, Chunks: w.ranges[k], Rule: rule, Agg: agg, LR: lr,
-		Ranks: p.Ranks, Staleness: p.Staleness, Mode: p.Mode, Steps: p.Steps, CutEvery: p.CutEvery,
+		Ranks: p.Ranks, Staleness: p.Staleness, Mode: p.Mode, Steps: p.Steps, CutEvery: p.CutEvery, EvalEvery: p.EvalEvery,
 		Half: p.Half, RankState: p.RankState, Window: p.Window, Broadcast: p.Broadcast, Seed: p.Seed, Epoch: w.bump()})
 }
 

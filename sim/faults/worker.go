@@ -14,6 +14,7 @@ import (
 const (
 	workerTick = 30 * time.Millisecond
 	stateRetry = 200 * time.Millisecond // before a state is asked for again
+	evalRetry  = 20 * time.Millisecond  // before the point of evaluation is looked for again
 )
 
 // workerNode is a worker's name and the processes that live under it. There is
@@ -40,9 +41,13 @@ type worker struct {
 
 	busy   bool           // the application computes or waits for states
 	todo   client.Work    // what it works on
+	begun  begun          // when it was taken
 	lacks  []int          // ranks whose state has not come yet
 	states map[int][]byte // what the application knows of each rank, before its next step
 }
+
+// begun is the timeline and the view in which work was taken.
+type begun struct{ timeline, view uint64 }
 
 // start brings a process up. A job needs a name back that its process held
 // when it stood still, so a process replaces half the time.
@@ -137,11 +142,13 @@ func (x *worker) work() {
 	if x.busy {
 		return
 	}
+	x.session.Rewound() // it has no state but that of its ranks, which it loads
 	todo, ok := x.session.Take(x.clock())
 	if !ok {
 		return
 	}
 	x.busy, x.todo, x.lacks = true, todo, nil
+	x.begun = begun{x.session.Ledger().Timeline, x.session.Ledger().View}
 	x.w.audit.taken(x, &todo)
 	if x.w.plan.RankState && todo.Step > 0 {
 		x.lacks = slices.Clone(todo.Gained)
@@ -169,13 +176,32 @@ func (x *worker) fetch() {
 		x.lacks = slices.DeleteFunc(x.lacks, func(y int) bool { return y == r })
 	}
 	if len(x.lacks) == 0 {
-		x.after(x.w.between(time.Millisecond, 60*time.Millisecond), x.compute)
+		x.evaluate()
 		return
 	}
 	for _, r := range x.lacks {
 		x.sendAll(x.session.LoadState(r, step, x.clock()))
 	}
 	x.after(stateRetry, x.fetch)
+}
+
+// evaluate reads the point of evaluation where the plan says so, and computes.
+func (x *worker) evaluate() {
+	every, v := x.w.plan.EvalEvery, x.todo.Version
+	if every > 0 && x.todo.Ranks[0] == 0 && v > 0 && v%every == 0 {
+		if x.session.Err() != nil { // ended meanwhile, or replaced
+			x.busy = false
+			return
+		}
+		params, ok, err := x.session.Evaluated(v)
+		if !ok {
+			x.sendAll(x.session.Evaluate(v, x.clock()))
+			x.after(evalRetry, x.evaluate)
+			return
+		}
+		x.w.audit.evaluated(x, v, params, err)
+	}
+	x.after(x.w.between(time.Millisecond, 60*time.Millisecond), x.compute)
 }
 
 // compute makes and pushes the contributions.
