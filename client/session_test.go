@@ -985,9 +985,8 @@ func TestEvaluateGone(t *testing.T) {
 		t.Error("the worker lost its place")
 	}
 	x = evaluating(t)
-	x.point(1, 0, 1, 2)
+	x.point(1, all()...) // all of it, but of the timeline before
 	x.decide(ledger.Decision{Kind: ledger.Begin, Timeline: 2, CutTimeline: 0, Step: 0, Epochs: []uint64{10, 11, 12}})
-	x.evaluate(1)
 	if _, ok, err := x.s.Evaluated(1); !ok || !errors.Is(err, wire.ErrGone) {
 		t.Errorf("after a rewind: %v, %v", ok, err)
 	}

@@ -27,6 +27,10 @@ func cutJobs(t *testing.T) map[string]Config {
 	add("streaming, stale", func(c *Config) { c.Staleness = 2 })
 	add("lamb", func(c *Config) { c.Mode, c.Rule = ByReduction, newRule(t, "lamb", nil) })
 	add("all sums", func(c *Config) { c.Mode, c.Rule = ByReduction, sumsRule{} })
+	// Two phases; gradients at two versions; slots that only some tensors have.
+	for _, name := range []string{"sam", "oasis", "spider", "adafactor", "muon"} {
+		add(name, func(c *Config) { c.Mode, c.Rule = ByReduction, newRule(t, name, nil) })
+	}
 	add("by decision", func(c *Config) { c.Mode = ByDecision })
 	add("asynchronous", func(c *Config) { c.Mode, c.Staleness = Async, -1 })
 	return jobs
@@ -420,4 +424,38 @@ func TestAsyncBarrier(t *testing.T) {
 		t.Errorf("saved %v", s.saved)
 	}
 	s.balanced()
+}
+
+// A part of a slot that only some tensors have is found in whatever section
+// covers it, as is that of any other.
+func TestFillSlot(t *testing.T) {
+	cfg := sgdJob(t, 1, 1)
+	cfg.Mode, cfg.Rule = ByReduction, newRule(t, "adafactor", nil)
+	s := newStory(t, cfg, 3)
+	all := layout.Section{Range: layout.Range{Lo: 0, Hi: cfg.Layout.P}}
+	for i := range cfg.Layout.P {
+		all.F32 = append(all.F32, float32(i))
+	}
+	partial := 0
+	for _, sh := range s.shards {
+		for i := range sh.slots {
+			if sh.slots[i].at == nil {
+				continue
+			}
+			if n := sh.fillSlot(i, all); n != len(sh.slots[i].data) {
+				t.Errorf("slot %d: filled %d of %d", i, n, len(sh.slots[i].data))
+			}
+			for c := sh.cfg.Chunks.Lo; c < sh.cfg.Chunks.Hi; c++ {
+				for _, b := range cfg.Layout.Blocks(nil, c) {
+					if x := sh.span(i, b.Tensor, b.Lo, b.Hi); x != nil {
+						partial++
+						sameBits(t, "slot", x, all.F32[b.Lo:b.Hi])
+					}
+				}
+			}
+		}
+	}
+	if partial == 0 {
+		t.Error("adafactor has no slot of some tensors alone")
+	}
 }

@@ -331,3 +331,17 @@ func TestRestoreLacksHistory(t *testing.T) {
 		t.Errorf("restored without the previous version: %+v", s.coord)
 	}
 }
+
+// What is read while a step is taken is never what the step writes.
+func TestVersionsHeld(t *testing.T) {
+	for _, c := range []struct {
+		rule      string
+		mode      Mode
+		staleness int
+		want      int
+	}{{"sgd", Streaming, 0, 2}, {"sgd", Streaming, 2, 6}, {"sgd", Async, -1, 1}, {"sam", ByReduction, 0, 3}, {"oasis", ByReduction, 0, 3}, {"spider", ByDecision, 0, 3}} {
+		if got := Versions(c.mode, c.staleness, newRule(t, c.rule, nil).Spec()); got != c.want {
+			t.Errorf("%s, %v, staleness %d: %d versions, want %d", c.rule, c.mode, c.staleness, got, c.want)
+		}
+	}
+}
