@@ -302,3 +302,44 @@ func FuzzRecord(f *testing.F) {
 		p.LR(p.Steps)
 	})
 }
+
+// Users count updates; shards, coordinator and cuts the phases of them.
+func TestPhasesOfAJob(t *testing.T) {
+	p := compile(t, tensorsJob(func(s *Spec) {
+		s.Optimizer.Rule, s.Steps, s.Checkpoint.Every = "sam", 30, 10
+	}))
+	c, k := p.ShardConfig(0), p.CoordConfig()
+	if p.Steps != 60 || c.Steps != 60 || k.Steps != 60 || k.Phases != 2 || c.CutEvery != 20 {
+		t.Errorf("%d steps, shards %d with a cut every %d, coordinator %d in %d phases", p.Steps, c.Steps, c.CutEvery, k.Steps, k.Phases)
+	}
+	s := Default()
+	s.Optimizer.Rule, s.Eval.Every = "sam", 7
+	if p, err := Compile(NewRecord(s, tensorsJob(nil).Model.Tensors)); err != nil || p.ShardConfig(0).EvalEvery != 14 {
+		t.Errorf("want an evaluation every 14 steps: %v", err)
+	}
+}
+
+// Only workers that may name runs of parameters can, and only their jobs pay for
+// the memory that runs may take.
+func TestSparse(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		spec *Spec
+		want bool
+	}{
+		{"tensors", tensorsJob(nil), true},
+		{"tensors, momentum", tensorsJob(func(s *Spec) { s.Optimizer.Hyper = map[string]any{"momentum": 0.9} }), false},
+		{"tensors, bf16", tensorsJob(func(s *Spec) { s.Encoding = BF16 }), false},
+		{"tensors, adamw", tensorsJob(func(s *Spec) { s.Optimizer.Rule = "adamw" }), false},
+		{"a network", func() *Spec { s := Default(); s.Optimizer.Rule = "adagrad"; return s }(), false},
+		{"a sparse model", func() *Spec { s := Default(); s.Optimizer.Rule, s.Model.Kind = "adagrad", "sparse"; return s }(), true},
+	} {
+		p, err := Compile(NewRecord(c.spec, tensorsJob(nil).Model.Tensors))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Sparse != c.want || p.ShardConfig(0).Dense == c.want || (p.stagedBytes() > p.chunkBytes()) != c.want {
+			t.Errorf("%s: sparse %v, dense %v, %v of %v", c.name, p.Sparse, p.ShardConfig(0).Dense, p.stagedBytes(), p.chunkBytes())
+		}
+	}
+}
