@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // Run is a stretch of parameters that a row-sparse contribution names: from Lo
@@ -14,12 +15,14 @@ type Run struct{ Lo, Hi int }
 // numbers of the whole chunk, holds. Runs are ascending and do not touch. It
 // returns the tail and the number of values.
 func AppendRuns(dst []byte, runs []Run, x []float32) ([]byte, int) {
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(runs)))
 	n := 0
+	for _, r := range runs {
+		n += r.Hi - r.Lo
+	}
+	dst = binary.LittleEndian.AppendUint32(slices.Grow(dst, 4+8*len(runs)+4*n), uint32(len(runs)))
 	for _, r := range runs {
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(r.Lo))
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(r.Hi-r.Lo))
-		n += r.Hi - r.Lo
 	}
 	for _, r := range runs {
 		dst = append(dst, Bytes32(x[r.Lo:r.Hi])...)
