@@ -237,6 +237,18 @@ func TestUpResume(t *testing.T) {
 	interrupted(t, upJob(t))
 }
 
+// TestUpResumeRules: so does one whose rule has two phases, compares gradients
+// at two versions, or evaluates another point than it trains.
+func TestUpResumeRules(t *testing.T) {
+	t.Parallel()
+	for _, rule := range []string{"sam", "oasis", "schedule_free_sgd"} {
+		t.Run(rule, func(t *testing.T) {
+			t.Parallel()
+			interrupted(t, upJob(t, "name=up-"+strings.ReplaceAll(rule, "_", "-"), "optimizer.rule="+rule, "checkpoint.every=7", "eval.every=3"))
+		})
+	}
+}
+
 // TestUpProcesses: the same with every node and worker as a process of its own,
 // of which none is left, however the command ends.
 func TestUpProcesses(t *testing.T) {
