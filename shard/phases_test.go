@@ -345,3 +345,37 @@ func TestVersionsHeld(t *testing.T) {
 		}
 	}
 }
+
+// Half-precision numbers are checked like all others: how many they are, that
+// they are finite, and that the job is one that takes them.
+func TestHalfRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		code wire.Code
+		do   func(e *envelope)
+	}{
+		"NaN":           {wire.ErrNotFinite, func(e *envelope) { binary.LittleEndian.PutUint16(e.tail[10:], 0x7fc0) }},
+		"-Inf":          {wire.ErrNotFinite, func(e *envelope) { binary.LittleEndian.PutUint16(e.tail[10:], 0xff80) }},
+		"odd":           {wire.ErrBadShape, func(e *envelope) { e.tail = e.tail[:15] }},
+		"as many bytes": {wire.ErrBadShape, func(e *envelope) { e.h.Count = 4; e.tail = append(e.tail, e.tail...) }},
+		"f32":           {wire.ErrBadEncoding, func(e *envelope) { e.h.Encoding = wire.F32; e.tail = append(e.tail, e.tail...) }},
+	} {
+		cfg := sgdJob(t, 1, 2)
+		cfg.Half = true
+		s := newStory(t, cfg, 2)
+		e := s.messages(s.contribute(0, 0))[2]
+		e.tail = slices.Clone(e.tail)
+		c.do(&e)
+		e.h.CRC = wire.Checksum(e.tail)
+		s.send(e.to, e.h, e.tail)
+		if got := s.last(); got.Code != c.code || c.code == wire.ErrNotFinite && !strings.HasSuffix(got.Text, "element 21") {
+			t.Errorf("%s: %+v", name, got)
+		}
+		s.balanced()
+	}
+	s := newStory(t, sgdJob(t, 1, 2), 2)
+	s.cfg.Half = true // its workers only
+	s.push(s.contribute(0, 0))
+	if s.at(0); s.last().Code != wire.ErrBadEncoding {
+		t.Errorf("bfloat16 in a job of float32: %+v", s.last())
+	}
+}

@@ -144,27 +144,33 @@ func (t *trainer) pull(ctx context.Context) (client.Work, error) {
 	return work, err
 }
 
-// evaluate measures the model on the test part where the job asks for it. The
-// worker that serves rank 0 does it for all.
+// evaluate measures the model on the test part where the job asks for it.
 func (t *trainer) evaluate(ctx context.Context, work *client.Work) {
-	task, made := t.calc.task, work.Update-1
-	if t.calc.plan.Staleness > 0 { // the parameters have fewer updates
-		made = work.Version
-	}
-	every := task.Spec.Eval.Every
-	if every == 0 || work.Ranks[0] != 0 || made == 0 || made%every != 0 || work.Phase != 0 || made == t.evaluated {
+	task := t.calc.task
+	made, due := t.due(work)
+	if !due {
 		return
 	}
-	t.evaluated = made
 	params, err := t.w.EvalParams(ctx, work)
 	if err != nil {
 		t.opts.Logger.Warn("not evaluated", "step", made, "err", err)
 		return
 	}
+	t.evaluated = made
 	loss, correct := t.calc.model.Eval(params, task.Test.X, task.Test.Y, task.Test.N)
 	accuracy := float64(correct) / float64(task.Test.N)
 	err = errors.Join(t.w.Report(ctx, made, "accuracy", accuracy), t.w.Report(ctx, made, "test_loss", loss))
 	if err != nil {
 		t.opts.Logger.Debug("accuracy not sent", "err", err)
 	}
+}
+
+// due says whether the model is evaluated before work is computed, and how many
+// updates its parameters have. The worker that serves rank 0 does it for all.
+func (t *trainer) due(work *client.Work) (made uint64, due bool) {
+	every := t.calc.task.Spec.Eval.Every
+	if made = work.Update - 1; t.calc.plan.Staleness > 0 { // work is computed on older ones
+		made = work.Version
+	}
+	return made, every > 0 && made > 0 && made%every == 0 && made != t.evaluated && work.Phase == 0 && work.Ranks[0] == 0
 }
