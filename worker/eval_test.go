@@ -5,7 +5,40 @@ import (
 
 	"tributary/client"
 	"tributary/job"
+	"tributary/layout"
 )
+
+// All phases of an update are taken on the same examples, and no two updates on
+// the same.
+func TestExamplesOfAnUpdate(t *testing.T) {
+	s := rulesJob(t, "sam")
+	task, err := NewTask(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := task.Record()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := job.Compile(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := client.NewPlan(p)
+	calc, err := newCalculator(task, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := make([]float32, p.Layout.P)
+	p.Layout.InitParams(s.Seed, layout.Range{Hi: p.Layout.P}, params)
+	var losses []float64
+	for step := range uint64(4) {
+		losses = append(losses, calc.contribution(&client.Work{Step: step, Params: params, Update: plan.Update(step), Phase: int(step % 2), Roles: plan.Roles(step)}, 0).Loss)
+	}
+	if losses[0] != losses[1] || losses[2] != losses[3] || losses[0] == losses[2] {
+		t.Errorf("losses of two updates of two phases at one point: %v", losses)
+	}
+}
 
 // The model is evaluated by the worker of rank 0, between updates, once for each
 // version that the job names.

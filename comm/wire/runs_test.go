@@ -42,8 +42,8 @@ func TestRuns(t *testing.T) {
 // FuzzRuns: whatever comes, runs that pass are ascending, apart, inside of the
 // chunk and as long as their numbers, and there is one way to write them.
 func FuzzRuns(f *testing.F) {
-	x := []float32{1, 2, 3, 4, 5, 6, 7, 8}
-	for _, runs := range [][]Run{nil, {{0, 8}}, {{0, 1}, {2, 3}}, {{3, 5}, {7, 8}}} {
+	x := []float32{1, 2, 3, 4, 5, 6, 7, 8, 9}
+	for _, runs := range [][]Run{nil, {{0, 8}}, {{0, 1}, {2, 3}}, {{3, 5}, {7, 8}}, {{0, 1}, {1, 2}}, {{4, 6}, {2, 3}}, {{5, 9}}, {{2, 2}}} {
 		tail, count := AppendRuns(nil, runs, x)
 		f.Add(tail, uint32(count), uint16(8))
 		f.Add(tail, uint32(count), uint16(4))
