@@ -296,10 +296,9 @@ func TestRestoreBetweenUpdates(t *testing.T) {
 		for k, sh := range s.shards {
 			for _, v := range []uint64{3, 4} {
 				s.acks = nil
-				_, served := s.params[place{uint32(sh.cfg.Chunks.Lo), v}]
 				delete(s.params, place{uint32(sh.cfg.Chunks.Lo), v})
 				s.send(k, wire.Header{Kind: wire.Pull, Job: testJob, Worker: "w0", Timeline: 2, Shard: uint32(k), Epoch: sh.cfg.Epoch, Chunk: uint32(sh.cfg.Chunks.Lo), Step: v}, nil)
-				if _, served = s.params[place{uint32(sh.cfg.Chunks.Lo), v}]; served != (v == 4 || name == "oasis") {
+				if _, served := s.params[place{uint32(sh.cfg.Chunks.Lo), v}]; served != (v == 4 || name == "oasis") {
 					t.Errorf("%s: version %d served after a restore: %v, %+v", name, v, served, s.acks)
 				}
 			}

@@ -73,8 +73,6 @@ type state struct {
 
 func newState() *state { return &state{map[string][]float32{}, map[string]string{}} }
 
-func rankSection(rank int) string { return fmt.Sprintf("rank/%d", rank) }
-
 // readCut reads a cut from the disks of all servers.
 func (w *world) readCut(id ledger.CutID) (*state, error) {
 	st, filled := newState(), map[string]int{}
