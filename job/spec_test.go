@@ -204,6 +204,7 @@ func TestParseErrors(t *testing.T) {
 		{"optimizer: {clip: {norm: -1}}", "optimizer.clip.norm: clip: norm: want 0 or more, got -1"},
 		{"staleness: 1\noptimizer: {rule: sam}", "line 1: staleness: got 1, but sam pushes twice per update"},
 		{"staleness: -1\noptimizer: {rule: oasis}", "line 1: staleness: got -1, but oasis compares gradients at two neighbouring versions: want 0"},
+		{"staleness: -1\noptimizer: {rule: adamw, groups: [{match: ['fc1*'], rule: sophia_g}]}", "line 1: staleness: -1 (asynchronous) does not go with groups"},
 		{"staleness: 1\noptimizer: {rule: lamb}", "pinned: lamb needs sums over all shards"},
 		{"optimizer: {rule: dot}", "distill.teacher: dot takes the gradient of a distillation loss"},
 		{"optimizer: {rule: dot}\ndistill: {teacher: t}", "line 2: distill.hidden: an mlp has hidden layers"},

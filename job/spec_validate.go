@@ -168,6 +168,10 @@ func (s *Spec) checkStale(c *checker, r *optim.Spec) {
 		c.bad("staleness", "-1 (asynchronous) does not go with %s, which needs sums over all shards: choose 0 or more, or another rule", r.Name)
 	case r.Reductions() > 0 && s.unpinned():
 		c.bad("pinned", "%s needs sums over all shards, which close a step with all its ranks: with a staleness it needs pinned: true", r.Name)
+	case r.Optional != nil && s.Staleness < 0 && len(s.Optimizer.Groups) > 0:
+		// A group takes such a tensor by the number of the update, a rank sends it
+		// by the number of its own step, and the two need never meet.
+		c.bad("staleness", "-1 (asynchronous) does not go with groups of rules that ask for a tensor in some steps only: choose 0 or more, or one rule")
 	}
 }
 
