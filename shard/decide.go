@@ -245,7 +245,7 @@ func (s *Shard) closeAll(now time.Duration) {
 // new version is not published.
 func (s *Shard) halt(i int, t uint64) {
 	tn := s.cfg.Layout.Find(i)
-	s.broken = fmt.Sprintf("step %d made tensor %q non-finite at element %d", t, tn.Name, i-tn.Offset)
+	s.broken = fmt.Sprintf("step %d made tensor %q non-finite at element %d", t/s.phases, tn.Name, i-tn.Offset)
 	h := s.header(wire.Report)
 	h.Lo, h.Hi = s.Versions()
 	h.Code, h.Text = wire.ErrHalted, s.broken
