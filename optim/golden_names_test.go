@@ -9,7 +9,7 @@ import (
 // hyperNames maps the references' names of hyper-parameters to ours, for all
 // rules. A name that is neither here nor in hyperNamesOf fails the replay.
 var hyperNames = map[string]string{
-	"lr": "lr", "momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov", "maximize": "maximize",
+	"lr": "lr", "amsgrad": "amsgrad", "sync_perturbation": "sync_perturbation", "momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov", "maximize": "maximize",
 	"weight_decay": "weight_decay", "wd_step": "weight_decay", "betas": "betas", "eps": "eps", "epsilon": "eps",
 	"initial_accumulator_value": "initial_accumulator_value", "lr_decay": "lr_decay", "momentum_decay": "momentum_decay",
 	"hessian_power": "hessian_power", "mu": "mu", "gamma": "gamma", "alpha": "alpha", "beta": "beta",
@@ -32,8 +32,11 @@ var hyperNamesOf = map[string]map[string]string{
 
 // ruleName is our name of the rule that a golden file replays.
 func (g *golden) ruleName() string {
-	if g.Optimizer == "adamw-amsgrad" {
+	switch {
+	case g.Optimizer == "adamw-amsgrad":
 		return "adamw"
+	case g.Optimizer == "adam-amsgrad", g.Optimizer == "adam" && g.Hyper["amsgrad"] == true:
+		return "amsgrad"
 	}
 	return g.Optimizer
 }
@@ -48,9 +51,12 @@ func (g *golden) hyper() (map[string]any, error) {
 	case "adamw-amsgrad":
 		h["amsgrad"] = true
 	case "dot": // the reference takes the two rates, the paper their mean and half their difference
-		kd, task := h["momentum_kd"].(float64), h["momentum"].(float64)
-		delete(h, "momentum_kd")
-		h["momentum"], h["delta"] = (task+kd)/2, (kd-task)/2
+		kd, ok := h["momentum_kd"].(float64)
+		task, also := h["momentum"].(float64)
+		if ok && also {
+			delete(h, "momentum_kd")
+			h["momentum"], h["delta"] = (task+kd)/2, (kd-task)/2
+		}
 	case "ag_nonconvex":
 		h["penalty"] = strings.ToLower(h["penalty"].(string))
 	case "swats":
@@ -73,6 +79,10 @@ func mapHyper(rule string, ref map[string]any) (map[string]any, error) {
 		}
 		switch {
 		case ok && ours == "":
+		case name == "amsgrad" && rule != "adamw": // another rule here
+			if x == true && rule != "amsgrad" {
+				return nil, fmt.Errorf("%s has no amsgrad", rule)
+			}
 		case ok && x == nil: // none
 			if name == "max_grad_norm" {
 				h[ours] = 0
