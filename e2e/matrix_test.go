@@ -20,15 +20,11 @@ import (
 func TestSameBits(t *testing.T) {
 	l := newLab(t, 3) // not parallel to other tests, which look at what happens when
 	type shape struct{ shards, servers, workers int }
-	shapes := []shape{{1, 1, 4}, {3, 3, 1}, {7, 3, 4}}
+	shapes := []shape{{1, 1, 4}, {7, 3, 3}}
 	if os.Getenv("TRIBUTARY_LONG") == "1" {
 		shapes = shapes[:1]
 		for _, shards := range []int{1, 2, 3, 7} {
-			for _, servers := range []int{1, 3} {
-				for _, workers := range []int{1, 2, 4} {
-					shapes = append(shapes, shape{shards, servers, workers})
-				}
-			}
+			shapes = append(shapes, shape{shards, 1, 1}, shape{shards, 3, 2})
 		}
 	}
 	for _, rule := range optim.Names() {
