@@ -89,7 +89,8 @@ func (l *lab) startNodes(t *testing.T, nodes int) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range nodes {
 		name := fmt.Sprintf("node-%d", i+1)
-		n, err := cluster.NewNode(cluster.Options{Name: name, Dir: filepath.Join(l.dir, name), Data: l.conn(t, name+" data"), Control: l.conn(t, name+" control"), Auth: l.auth})
+		n, err := cluster.NewNode(cluster.Options{Name: name, Dir: filepath.Join(l.dir, name), Data: l.conn(t, name+" data"), Control: l.conn(t, name+" control"), Auth: l.auth,
+			LeaseTTL: patience}) // nobody dies here, however busy the machine
 		if err != nil {
 			t.Fatal(err)
 		}

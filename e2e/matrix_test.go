@@ -18,7 +18,6 @@ import (
 // for every update rule. Everything is in one process, so that there can be
 // many runs.
 func TestSameBits(t *testing.T) {
-	l := newLab(t, 3) // not parallel to other tests, which look at what happens when
 	type shape struct{ shards, servers, workers int }
 	shapes := []shape{{1, 1, 4}, {7, 3, 3}}
 	if os.Getenv("TRIBUTARY_LONG") == "1" {
@@ -30,6 +29,7 @@ func TestSameBits(t *testing.T) {
 	for _, rule := range optim.Names() {
 		t.Run(rule, func(t *testing.T) {
 			t.Parallel()
+			l := newLab(t, 3) // of its own: jobs that have ended still take time
 			run := func(x shape, seed uint64) *final {
 				return l.run(t, ruleJob(t, rule, "checkpoint.every=3", "chunk=150",
 					fmt.Sprintf("shards=%d", x.shards), fmt.Sprintf("servers=%d", x.servers), fmt.Sprintf("workers=%d", x.workers)), seed)
@@ -48,10 +48,10 @@ func TestSameBits(t *testing.T) {
 // TestSameBitsBroker: the same nodes and workers over a broker, with the
 // authority in its store, give the bits that they give inside the process.
 func TestSameBitsBroker(t *testing.T) {
-	l := newBrokerLab(t, 3)
 	for i, rule := range optim.Names() {
 		t.Run(rule, func(t *testing.T) {
 			t.Parallel()
+			l := newBrokerLab(t, 3)
 			spec := ruleJob(t, rule, "servers=3", "shards=7", "workers=2")
 			want := reference(t, spec)
 			same(t, l.run(t, spec, uint64(i+1)), want)
