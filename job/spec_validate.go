@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"tributary/layout"
 	"tributary/ledger"
@@ -148,8 +149,7 @@ func (s *Spec) check(c *checker) {
 		d    Duration
 	}{{"timeouts.worker", s.Timeouts.Worker}, {"timeouts.start", s.Timeouts.Start}, {"timeouts.retry", s.Timeouts.Retry}} {
 		if t.d <= 0 {
-			text, _ := t.d.MarshalText()
-			c.bad(t.path, "got %s, want more than 0s", text)
+			c.bad(t.path, "got %v, want more than 0s", time.Duration(t.d))
 		}
 	}
 	if w, r := s.Timeouts.Worker, s.Timeouts.Retry; r > 0 && w > 0 && w < minBeats*r {

@@ -338,7 +338,7 @@ func TestScheduleJoints(t *testing.T) {
 		}
 		at, err := s.New(lr, n)
 		if err != nil {
-			t.Skip()
+			t.Skip("drawn values that make no schedule: another draw")
 		}
 		span := float64(or(s.Over, n))
 		switch s.Kind {
@@ -348,7 +348,7 @@ func TestScheduleJoints(t *testing.T) {
 				span = min(rise, span)
 			}
 			if span <= 0 {
-				t.Skip()
+				t.Skip("no fall left behind the rise: another draw")
 			}
 		case "wsd":
 			span = float64(or(s.Decay, max(n/10, 1)))

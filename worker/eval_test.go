@@ -12,23 +12,7 @@ import (
 // the same.
 func TestExamplesOfAnUpdate(t *testing.T) {
 	s := rulesJob(t, "sam")
-	task, err := NewTask(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rec, err := task.Record()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := job.Compile(rec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan := client.NewPlan(p)
-	calc, err := newCalculator(task, plan)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, plan, calc := calculatorOf(t, s)
 	params := make([]float32, p.Layout.P)
 	p.Layout.InitParams(s.Seed, layout.Range{Hi: p.Layout.P}, params)
 	var losses []float64

@@ -72,9 +72,8 @@ func someTeacher(t *testing.T, s *job.Spec) string {
 	return path
 }
 
-// plain trains the job in one loop, without servers: what the rules' runner
-// makes of what the ranks compute.
-func plain(t *testing.T, s *job.Spec) []float32 {
+// calculatorOf is what a worker of the job computes with.
+func calculatorOf(t *testing.T, s *job.Spec) (*job.Pipeline, *client.Plan, *calculator) {
 	t.Helper()
 	task, err := NewTask(s)
 	if err != nil {
@@ -93,6 +92,14 @@ func plain(t *testing.T, s *job.Spec) []float32 {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p, plan, calc
+}
+
+// plain trains the job in one loop, without servers: what the rules' runner
+// makes of what the ranks compute.
+func plain(t *testing.T, s *job.Spec) []float32 {
+	t.Helper()
+	p, plan, calc := calculatorOf(t, s)
 	w := make([]float32, p.Layout.P)
 	p.Layout.InitParams(s.Seed, layout.Range{Hi: p.Layout.P}, w)
 	r := optim.NewRunner(p.Rule, p.Layout, w, optim.RunnerOptions{Seed: s.Seed})
